@@ -1,0 +1,119 @@
+"""A click on a link: who it was, whether it counts, and its row. One SELECT and one INSERT, no ORM object."""
+
+import typing as t
+from dataclasses import dataclass
+from datetime import datetime
+from datetime import timezone
+
+import sqlalchemy as sa
+from flask import Flask
+from flask import current_app
+from werkzeug.wrappers import Request
+
+from . import clients
+from . import config
+from . import signals
+from . import visitors
+from .attribution import Visitor
+from .attribution import identify
+from .context import current_state
+from .identity import unwrapped
+from .recording import CLICK
+from .recording import row_values
+from .transactions import Transaction
+
+
+@dataclass(frozen=True)
+class Click:
+    """A click on a link that exists.
+
+    :param redirect_to: the link's target.
+    :param ignored: the reason code why it does not count, or ``None``.
+    """
+
+    transaction: Transaction
+    request: Request
+    visitor: Visitor
+    referral_id: int
+    redirect_to: str
+    is_active: bool
+    ignored: str | None
+
+
+def receive(code: str, request: Request) -> Click | None:
+    """Look a click's link up, and class the click.
+
+    :param code: a well-formed code.
+    :param request: the current request.
+    :return: the click, or ``None`` when there is no such link.
+    """
+    state = current_state()
+    transaction = Transaction(state.session, state.models.response, commit=True)
+    visitor, ignored = _who(request)
+    link = transaction.session.execute(_find(code, visitor)).one_or_none()
+    if link is None:
+        return None
+    if ignored is None and visitor.user_id is not None and visitor.user_id == link.user_id:
+        ignored = "self"
+    if ignored is None and link.is_repeat:
+        ignored = "repeat"
+    expired_at = link.expired_at
+    if expired_at is not None and expired_at.tzinfo is None:
+        expired_at = expired_at.replace(tzinfo=timezone.utc)
+    is_active = expired_at is None or expired_at > datetime.now(timezone.utc)
+    return Click(transaction, request, visitor, link.id, link.redirect_to, is_active, ignored)
+
+
+def _who(request: Request) -> tuple[Visitor, str | None]:
+    """Tell who clicks, and why it is no click if it is none. A program is nobody: it gets no key, and no session."""
+    try:
+        reason = clients.not_a_click(request)
+        if reason is None and not clients.has_consent(request):
+            reason = "no-consent"
+        return (identify(request), None) if reason is None else (Visitor(), reason)
+    except Exception:
+        current_app.logger.exception("It could not be told who follows a link; the click is taken for a stranger's.")
+        return Visitor(), None
+
+
+def _find(code: str, visitor: Visitor) -> sa.Select[t.Any]:
+    state = current_state()
+    referral, response = state.models.referral, state.models.response
+    is_repeat: sa.ColumnElement[bool] = sa.false()
+    window = config.duration("REFERRALS_REPEAT_WINDOW")
+    if visitor and window is not None:
+        theirs = (
+            response.user_id == visitor.user_id
+            if visitor.user_id is not None
+            else sa.and_(response.session_key == visitor.key, response.user_id.is_(None))
+        )
+        is_repeat = sa.exists().where(
+            theirs,
+            response.referral_id == referral.id,
+            response.created_at > datetime.now(timezone.utc) - window,
+            response.action == CLICK,
+            response.ignored.is_(None),
+        )
+    columns = (referral.id, referral.user_id, referral.redirect_to, referral.expired_at)
+    return sa.select(*columns, is_repeat.label("is_repeat")).where(referral.code == code)
+
+
+def record(click: Click) -> None:
+    """Store a click, and give a stranger whose click counts a key.
+
+    :param click: a click on a link that has not expired.
+    """
+    model = current_state().models.response
+    session, visitor = click.transaction.session, click.visitor
+    if click.ignored is None and not visitor:
+        visitor = Visitor(key=visitors.new_key())
+    values = row_values(click.referral_id, CLICK, visitor, click.request, is_touch=True, ignored=click.ignored)
+    with click.transaction.write():
+        result = session.execute(sa.insert(sa.inspect(model).local_table).values(values))
+        (response_id,) = t.cast(t.Any, result).inserted_primary_key
+    click.transaction.commit()
+    if click.ignored is None and visitor.user_id is None and visitor.key is not None:
+        visitors.set_key(visitor.key)
+    app = t.cast(Flask, unwrapped(current_app))
+    if signals.response_recorded.has_receivers_for(app):
+        signals.send(signals.response_recorded, app, response=session.get(model, response_id))

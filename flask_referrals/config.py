@@ -1,0 +1,136 @@
+"""Every setting with its default, and the check that it can be used."""
+
+import typing as t
+from collections.abc import Callable
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from flask import Flask
+from flask import current_app
+
+from .exceptions import ConfigurationError
+from .redirects import parse_host_pattern
+from .redirects import safe_location
+
+DEFAULTS: dict[str, t.Any] = {
+    # Where the blueprint is mounted.
+    "REFERRALS_URL_PREFIX": "/referrals",
+    # Scheme, host and mount path of the site, for links made outside a request: "https://shop.example".
+    "REFERRALS_BASE_URL": None,
+    # The query argument of a link that names another page to arrive at.
+    "REFERRALS_REDIRECT_PARAM": "redirect_to",
+    # Other hosts a link may lead to: "shop.example", ".shop.example" (and its subdomains),
+    # "*.shop.example" (its subdomains only), each with ":port" unless it is the default one.
+    "REFERRALS_ALLOWED_REDIRECT_HOSTS": (),
+    # Where a link leads whose own target is no longer allowed: a path or URL.
+    "REFERRALS_FALLBACK_URL": "/",
+    # Who gets credit: the "last" link that was followed, or the "first".
+    "REFERRALS_ATTRIBUTION": "last",
+    # How long after the click an action is still credited: timedelta or seconds; None: for ever.
+    "REFERRALS_ATTRIBUTION_WINDOW": None,
+    # A visitor's further clicks on the same link within this time are one: timedelta or seconds; None: never.
+    "REFERRALS_REPEAT_WINDOW": timedelta(minutes=30),
+    # What is kept of an address: "truncated" (IPv4 /24, IPv6 /48), "full" or "none".
+    "REFERRALS_IP_STORAGE": "truncated",
+    # What is kept of the Referer header: its "origin", "full" or "none".
+    "REFERRALS_REFERRER_STORAGE": "origin",
+    # What the filter action_display shows for an action: {action: words}.
+    "REFERRALS_ACTION_DISPLAY": {"RESPONDED": "Clicked on the link"},
+}
+
+
+def _require(valid: bool, name: str, rule: str) -> None:
+    if not valid:
+        raise ConfigurationError(f"{name} must be {rule}.")
+
+
+def _check_choice(*choices: str) -> Callable[[str, t.Any], None]:
+    def check(name: str, value: t.Any) -> None:
+        _require(value in choices, name, " or ".join(repr(choice) for choice in choices))
+
+    return check
+
+
+def _check_duration(name: str, value: t.Any) -> None:
+    if not isinstance(value, timedelta):
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        _require(value is None or is_number, name, "a timedelta, a number of seconds, or None")
+        value = timedelta(seconds=value or 1)
+    _require(value > timedelta(0), name, "longer than zero, or None")
+
+
+def _check_attribution(name: str, value: t.Any) -> None:
+    _require(value in ("last", "first") or callable(value), name, "'last', 'first' or a callable")
+
+
+def _check_path_prefix(name: str, value: t.Any) -> None:
+    valid = isinstance(value, str) and value.startswith("/") and value.rstrip("/") != ""
+    _require(valid, name, "a path such as '/referrals'")
+
+
+def _check_base_url(name: str, value: t.Any) -> None:
+    if value is not None:
+        parts = urlsplit(value) if isinstance(value, str) else None
+        valid = parts is not None and parts.scheme in ("http", "https") and bool(parts.netloc)
+        _require(valid, name, "a URL such as 'https://shop.example', or None")
+
+
+def _check_word(name: str, value: t.Any) -> None:
+    _require(isinstance(value, str) and value != "", name, "a name")
+
+
+def _check_hosts(name: str, value: t.Any) -> None:
+    _require(isinstance(value, (list, tuple, set, frozenset)), name, "a list of hosts")
+    for pattern in value:
+        try:
+            parse_host_pattern(pattern)
+        except ValueError as error:
+            raise ConfigurationError(f"{name}: {error}.") from None
+
+
+def _check_mapping(name: str, value: t.Any) -> None:
+    _require(isinstance(value, dict), name, "a dict of {action: words}")
+
+
+_CHECKS: dict[str, Callable[[str, t.Any], None]] = {
+    "REFERRALS_URL_PREFIX": _check_path_prefix,
+    "REFERRALS_BASE_URL": _check_base_url,
+    "REFERRALS_REDIRECT_PARAM": _check_word,
+    "REFERRALS_ALLOWED_REDIRECT_HOSTS": _check_hosts,
+    "REFERRALS_ATTRIBUTION": _check_attribution,
+    "REFERRALS_ATTRIBUTION_WINDOW": _check_duration,
+    "REFERRALS_REPEAT_WINDOW": _check_duration,
+    "REFERRALS_IP_STORAGE": _check_choice("truncated", "full", "none"),
+    "REFERRALS_REFERRER_STORAGE": _check_choice("origin", "full", "none"),
+    "REFERRALS_ACTION_DISPLAY": _check_mapping,
+}
+
+
+def apply(app: Flask) -> None:
+    """Give every missing setting its default, and check them all.
+
+    :param app: the app whose ``config`` is completed.
+    :raises ConfigurationError: a setting cannot be used; it is named with what it must be.
+    """
+    for name, default in DEFAULTS.items():
+        value = app.config.setdefault(name, default)
+        if name in _CHECKS:
+            _CHECKS[name](name, value)
+    fallback = app.config["REFERRALS_FALLBACK_URL"]
+    allowed = safe_location(fallback, hosts=app.config["REFERRALS_ALLOWED_REDIRECT_HOSTS"])
+    _require(allowed is not None, "REFERRALS_FALLBACK_URL", "a path, or a URL on an allowed host")
+    if not app.secret_key:
+        raise ConfigurationError("SECRET_KEY is not set: visitors' keys are signed with it.")
+    if isinstance(app.config.get("SECRET_KEY_FALLBACKS"), (str, bytes)):
+        # Each of its letters would be taken for a key.
+        raise ConfigurationError("SECRET_KEY_FALLBACKS must be a list of keys, not one key.")
+
+
+def duration(name: str) -> timedelta | None:
+    """Return a setting that is a length of time.
+
+    :param name: the setting's name.
+    :return: its value; a plain number is taken as seconds.
+    """
+    value = current_app.config[name]
+    return value if value is None or isinstance(value, timedelta) else timedelta(seconds=value)

@@ -1,0 +1,57 @@
+"""What the current app holds for this extension."""
+
+import typing as t
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flask import current_app
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import Mapper
+from sqlalchemy.orm import Session
+
+from .exceptions import ConfigurationError
+
+if t.TYPE_CHECKING:
+    from .extension import Referrals
+    from .registry import Models
+
+EXTENSION_KEY = "referrals"
+
+
+@dataclass(frozen=True)
+class AppState:
+    """One app's referrals: who set them up, on which database, with which models."""
+
+    extension: "Referrals"
+    db: SQLAlchemy
+    models: "Models"
+
+    @property
+    def mappers(self) -> Iterable[Mapper[t.Any]]:
+        """Every model of the host's database."""
+        return mappers_of(self.db)
+
+    @property
+    def session(self) -> Session:
+        """The host's database session of this request or task."""
+        return self.db.session()
+
+
+def mappers_of(db: SQLAlchemy) -> Iterable[Mapper[t.Any]]:
+    """Return every model of a database."""
+    return t.cast("Iterable[Mapper[t.Any]]", t.cast(t.Any, db.Model).registry.mappers)
+
+
+def current_state() -> AppState:
+    """Return what :meth:`.Referrals.init_app` stored on the current app.
+
+    :raises ConfigurationError: it was never called for this app.
+    :raises RuntimeError: there is no app context.
+    """
+    try:
+        state: AppState = current_app.extensions[EXTENSION_KEY]
+    except KeyError:
+        raise ConfigurationError(
+            "This app has no referrals: call 'referrals.init_app(app)' after 'db.init_app(app)'."
+        ) from None
+    return state

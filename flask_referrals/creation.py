@@ -1,0 +1,130 @@
+"""Making a referral, exactly once."""
+
+import hashlib
+import json
+import re
+import secrets
+import typing as t
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from . import signals
+from . import targets
+from .clients import storable
+from .context import current_state
+from .exceptions import CodeTakenError
+from .exceptions import InvalidValueError
+from .exceptions import ReferralsError
+from .identity import user_id
+from .redirects import MAX_LENGTH
+from .transactions import Transaction
+from .urls import target_location
+
+if t.TYPE_CHECKING:
+    from .models import ReferralMixin
+
+#: What a code looks like, in a URL and in the database.
+CODE = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+# Lower case, as MariaDB and people take both cases for one, and without what is mistaken for another: i l o 0 1.
+_ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
+_CODE_LENGTH = 12  # 31 ** 12 is 59 bits
+_ATTEMPTS = 10
+_MAX_LABEL = 100
+
+
+def create(
+    redirect_to: str,
+    user: t.Any = None,
+    label: str = "",
+    target: t.Any = None,
+    *,
+    code: str | None = None,
+    expires_at: datetime | None = None,
+    commit: bool = True,
+) -> "ReferralMixin":
+    """Do what :meth:`.ReferralMixin.create` promises."""
+    _check_text("redirect_to", redirect_to, MAX_LENGTH)
+    _check_text("label", label, _MAX_LABEL)
+    if target_location(redirect_to) is None:
+        raise InvalidValueError(
+            "redirect_to",
+            "must be a path on this site, a URL on it or on a host in REFERRALS_ALLOWED_REDIRECT_HOSTS, or an endpoint",
+        )
+    if code is not None and not (isinstance(code, str) and CODE.fullmatch(code)):
+        raise InvalidValueError("code", "must be 1 to 64 letters, digits, '-' or '_'")
+    if expires_at is not None and expires_at.tzinfo is None:
+        raise InvalidValueError("expires_at", "must be an aware time: datetime.now(timezone.utc), not utcnow()")
+
+    state = current_state()
+    model = state.models.referral
+    transaction = Transaction(state.session, model, commit=commit)
+    owner = user_id(user)
+    target_type, target_id = targets.reference(target)
+    identity = _identity(owner, redirect_to, label, target_type, target_id)
+
+    tried: list[str] = []
+
+    def make() -> "ReferralMixin":
+        referral = model(
+            user_id=owner,
+            redirect_to=redirect_to,
+            label=label,
+            target_type=target_type,
+            target_id=target_id,
+            identity=identity,
+            expired_at=expires_at,
+        )
+        referral.code = code or _new_code(referral)
+        tried.append(referral.code)
+        return referral
+
+    def get_or_make() -> "tuple[ReferralMixin, bool]":
+        find = sa.select(model).where(model.identity == identity)
+        return transaction.get_or_add(find, make, attempts=1 if code else _ATTEMPTS)
+
+    try:
+        referral, is_new = get_or_make()
+        if referral.user_id != owner:
+            # A deleted user's, whose key was given out again: it must not pass to the new one.
+            with transaction.write():
+                referral.identity = secrets.token_hex(32)
+                transaction.session.flush()
+            referral, is_new = get_or_make()
+    except IntegrityError as error:
+        if transaction.session.scalar(sa.select(model.id).where(model.code == tried[-1])) is None:
+            raise
+        if code is not None:
+            raise CodeTakenError from error
+        raise ReferralsError(f"The code generator made {_ATTEMPTS} codes that are all taken.") from error
+    if is_new:
+        signals.send_after_commit(transaction.session, signals.referral_created, referral=referral)
+        transaction.commit()
+    return referral
+
+
+def _check_text(field: str, value: t.Any, length: int) -> None:
+    if not isinstance(value, str):
+        raise InvalidValueError(field, f"must be a string, not {type(value).__name__}")
+    if len(value) > length:
+        raise InvalidValueError(field, f"is longer than {length} characters")
+    if value != storable(value, length):
+        raise InvalidValueError(field, "has a NUL or half a surrogate pair in it")
+
+
+def _identity(*parts: t.Any) -> str:
+    # One NOT NULL column: a unique key over nullable columns lets equal rows in on every database.
+    canonical = json.dumps([part if part is None else str(part) for part in parts])
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _new_code(referral: "ReferralMixin") -> str:
+    generator = current_state().extension.hooks.code_generator
+    if generator is None:
+        return "".join(secrets.choice(_ALPHABET) for _ in range(_CODE_LENGTH))
+    code = generator(referral)
+    if not (isinstance(code, str) and CODE.fullmatch(code)):
+        raise ReferralsError(f"The code generator returned {code!r}, not 1 to 64 letters, digits, '-' or '_'.")
+    return code

@@ -1,0 +1,274 @@
+"""The two models, as mixins without a database: their columns, and what can be asked of them.
+
+A host that needs more columns or another table declares its own::
+
+    class Invite(ReferralMixin, db.Model):
+        __tablename__ = "invite"
+        __user_model__ = User
+        campaign: Mapped[str | None] = mapped_column(String(40))
+"""
+
+import typing as t
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DynamicMapped
+from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import backref
+from sqlalchemy.orm import declared_attr
+from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import relationship
+from sqlalchemy.orm import validates
+from werkzeug.wrappers import Request
+
+from . import attribution
+from . import creation
+from . import recording
+from . import reporting
+from . import urls
+from . import visitors
+from .context import current_state
+from .identity import user_id as id_of_user
+from .records import MONEY
+from .records import TIME
+from .records import RecordMixin
+from .records import exact
+from .records import now
+from .records import to_utc
+from .transactions import Transaction
+
+if t.TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class ReferralMixin(RecordMixin):
+    """A link that a user passes on."""
+
+    _user_backref = "referral_codes"
+
+    code: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-1)
+    label: Mapped[str] = mapped_column(sa.String(100), default="", sort_order=-1)
+    redirect_to: Mapped[str] = mapped_column(sa.String(2048), sort_order=-1)
+    #: A digest of user, target and the two above: what makes :meth:`create` find the one row there is.
+    identity: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-1)
+    #: From this moment on the link leads on, but records nothing and earns nothing.
+    expired_at: Mapped[datetime | None] = mapped_column(TIME, sort_order=-1)
+
+    if t.TYPE_CHECKING:
+        responses: DynamicMapped["ReferralResponseMixin"]
+
+    def __str__(self) -> str:
+        return f"{self.user} ({self.code})" if self.user else self.code
+
+    @validates("expired_at")
+    def _expired_at_in_utc(self, name: str, value: datetime | None) -> datetime | None:
+        return to_utc(name, value)
+
+    @classmethod
+    def create(
+        cls,
+        redirect_to: str,
+        user: t.Any = None,
+        label: str = "",
+        target: t.Any = None,
+        *,
+        code: str | None = None,
+        expires_at: datetime | None = None,
+        commit: bool = True,
+    ) -> "Self":
+        """Return the referral for a user, place, label and target: the one there is, or a new one.
+
+        However many callers race, there is one row.
+
+        :param redirect_to: where the link leads: a path on this site, a URL on it or on a host in
+            ``REFERRALS_ALLOWED_REDIRECT_HOSTS``, or the name of an endpoint without arguments;
+            at most 2,048 characters.
+        :param user: who passes it on; ``None`` for a link of the site's own.
+        :param label: tells a user's links apart, at most 100 characters.
+        :param target: the object the link is about, an instance of a model.
+        :param code: the code of a new referral, 1 to 64 letters, digits, ``-`` or ``_``; random when left out.
+        :param expires_at: when a new referral expires, an aware time.
+        :param commit: commit the session; ``False`` flushes only, inside the host's transaction.
+        :raises InvalidValueError: an argument cannot be accepted; nothing was written.
+        :raises CodeTakenError: another referral has the code.
+        """
+        return t.cast(
+            "Self",
+            creation.create(redirect_to, user, label, target, code=code, expires_at=expires_at, commit=commit),
+        )
+
+    @classmethod
+    def record_response(
+        cls,
+        action: str,
+        *,
+        target: t.Any = None,
+        user: t.Any = None,
+        request: Request | None = None,
+        key: str | None = None,
+        value: Decimal | int | None = None,
+        currency: str | None = None,
+        commit: bool = True,
+    ) -> "ReferralResponseMixin | None":
+        """Record what a visitor does under the referral that gets credit for it.
+
+        Whoever came without a link costs nothing: no statement, no cookie. A visitor who has become a user since the
+        click is joined to that user first.
+
+        :param action: what was done, at most 128 characters.
+        :param target: the object it was done to, an instance of a model.
+        :param user: who did it, when it is not the user who is logged in, as in a payment's webhook.
+        :param request: the request, by default the current one.
+        :param key: makes it happen once: a second call with the same action and key returns the first response.
+        :param value: what it was worth, a decimal with at most 10 digits before the point and 4 behind it.
+        :param currency: the value's currency, as in ISO 4217.
+        :param commit: commit the session; ``False`` flushes only, inside the host's transaction.
+        :return: the response, or ``None`` when nobody gets credit.
+        :raises InvalidValueError: an argument cannot be accepted; nothing was written.
+        """
+        return recording.record_action(
+            recording.Action(action, target, key, value, currency), user=user, request=request, commit=commit
+        )
+
+    @classmethod
+    def referral_for_request(cls, request: Request | None = None) -> "Self | None":
+        """Return the referral that gets credit for what this request does, or ``None``.
+
+        :param request: the request, by default the current one.
+        """
+        visitor = attribution.identify(visitors.resolve_request(request))
+        return t.cast("Self | None", attribution.credited(visitor)) if visitor else None
+
+    for_request = referral_for_request
+
+    @classmethod
+    def referral_responses_for_request(cls, request: Request | None = None) -> "Sequence[ReferralResponseMixin]":
+        """Return everything recorded for whoever makes this request, newest first.
+
+        :param request: the request, by default the current one.
+        """
+        visitor = attribution.identify(visitors.resolve_request(request))
+        if not visitor:
+            return []
+        state = current_state()
+        newest_first = attribution.newest_first(state.models.response)
+        return state.session.scalars(attribution.responses_of(visitor).order_by(*newest_first)).all()
+
+    def respond(
+        self,
+        action: str,
+        *,
+        user: t.Any = None,
+        target: t.Any = None,
+        request: Request | None = None,
+        key: str | None = None,
+        value: Decimal | int | None = None,
+        currency: str | None = None,
+        commit: bool = True,
+    ) -> "ReferralResponseMixin":
+        """Record a response to this referral, whoever else may deserve credit.
+
+        It counts like a click of its own: later actions of the same visitor are credited to this referral. The
+        parameters and errors are those of :meth:`record_response`.
+
+        :return: the response; the owner's own has ``ignored`` set.
+        """
+        return recording.respond(
+            self,
+            recording.Action(action, target, key, value, currency),
+            user=user,
+            request=request,
+            commit=commit,
+        )
+
+    def link_responses_to_user(self, user: t.Any, session_key: str, *, commit: bool = True) -> None:
+        """Give a user the responses to this referral that a visitor's key left and that nobody has claimed.
+
+        ``user_linked_to_response`` is sent for each.
+
+        :param user: the user.
+        :param session_key: the visitor's key, as in :attr:`ReferralResponseMixin.session_key`.
+        :param commit: commit the session.
+        """
+        state = current_state()
+        transaction = Transaction(state.session, state.models.response, commit=commit)
+        visitor = attribution.Visitor(id_of_user(user), session_key)
+        attribution.claim(transaction, visitor, referral_id=self.id)
+        transaction.commit()
+
+    @property
+    def url(self) -> str:
+        """The absolute link, outside a request too.
+
+        :raises ConfigurationError: there is neither ``REFERRALS_BASE_URL``, nor ``SERVER_NAME``, nor a request.
+        """
+        return urls.referral_url(self.code)
+
+    def is_active(self) -> bool:
+        """Whether the link still records and earns: it has not expired."""
+        return self.expired_at is None or self.expired_at > now()
+
+    @property
+    def response_count(self) -> int:
+        """How many clicks on this link counted."""
+        return reporting.click_count(self.id)
+
+    def filtered_responses(self, limit: int | None = None) -> "Sequence[ReferralResponseMixin]":
+        """Return the responses that count, newest first, as the host's ``responses_filter`` lets them through.
+
+        :param limit: the most to return.
+        """
+        return reporting.filtered_responses(referral=self, limit=limit)
+
+
+class ReferralResponseMixin(RecordMixin):
+    """A click on a referral, or something that was done later because of it."""
+
+    __referral_model__: t.ClassVar[type[t.Any]]
+
+    #: The visitor's random key; never a session's id.
+    session_key: Mapped[str | None] = mapped_column(exact(43), sort_order=-1)
+    action: Mapped[str] = mapped_column(exact(128), sort_order=-1)
+    #: Whether the visitor answered the link itself: a click, or :meth:`ReferralMixin.respond`. Credit rests on these.
+    is_touch: Mapped[bool] = mapped_column(default=False, sort_order=-1)
+    #: The reason code why it does not count; ``None``: it counts.
+    ignored: Mapped[str | None] = mapped_column(exact(20), sort_order=-1)
+    ip_address: Mapped[str | None] = mapped_column(sa.String(45), sort_order=-1)
+    http_referrer: Mapped[str | None] = mapped_column(sa.String(1024), sort_order=-1)
+    user_agent: Mapped[str | None] = mapped_column(sa.String(255), sort_order=-1)
+    key: Mapped[str | None] = mapped_column(exact(128), sort_order=-1)
+    value: Mapped[Decimal | None] = mapped_column(MONEY, sort_order=-1)
+    currency: Mapped[str | None] = mapped_column(sa.String(3), sort_order=-1)
+    params: Mapped[dict[str, t.Any] | None] = mapped_column(sa.JSON(none_as_null=True), sort_order=-1)
+
+    @declared_attr
+    def referral_id(cls) -> Mapped[int]:
+        """The referral's key."""
+        return mapped_column(sa.ForeignKey(cls.__referral_model__.id, ondelete="CASCADE"), sort_order=-1)
+
+    @declared_attr
+    def referral(cls) -> Mapped[t.Any]:
+        """The referral this answers."""
+        back = backref(
+            "responses",
+            lazy="dynamic",
+            cascade="all, delete-orphan",
+            passive_deletes=True,
+            order_by=lambda: attribution.newest_first(t.cast("type[ReferralResponseMixin]", cls)),
+        )
+        return relationship(cls.__referral_model__, foreign_keys=t.cast(t.Any, cls.referral_id), backref=back)
+
+    @declared_attr.directive
+    def __table_args__(cls) -> t.Any:
+        return (
+            sa.UniqueConstraint("action", "key"),
+            sa.Index(None, "session_key", "created_at", "id"),
+            sa.Index(None, "user_id", "created_at", "id"),
+            sa.Index(None, "referral_id", "action", "created_at", "id"),
+            RecordMixin.__table_args__,
+        )
+
+    def __str__(self) -> str:
+        return self.action

@@ -1,0 +1,64 @@
+"""The names a host imports: classes that stand for the current app's models, as ``flask.request`` for the request."""
+
+import typing as t
+from collections.abc import Callable
+
+from sqlalchemy import inspect
+from sqlalchemy import inspection
+from werkzeug.local import LocalProxy
+
+from .context import current_state
+from .models import ReferralMixin
+from .models import ReferralResponseMixin
+
+if t.TYPE_CHECKING:
+    from typing import final
+
+    from .extension import Referrals
+
+    @final
+    class Referral(ReferralMixin):
+        """The current app's referral model."""
+
+    @final
+    class ReferralResponse(ReferralResponseMixin):
+        """The current app's response model."""
+
+    current_referrals: Referrals
+
+else:
+
+    class _ModelProxy(type):
+        """Forwards what is done with the class to the current app's model."""
+
+        _resolve: Callable[[], type[t.Any]]
+
+        def __getattr__(cls, name: str) -> t.Any:
+            # Python and its tools look for special names on any class: only SQLAlchemy's are the model's.
+            if name.startswith("__") and name not in ("__table__", "__tablename__", "__mapper__", "__clause_element__"):
+                raise AttributeError(name)
+            return getattr(cls._resolve(), name)
+
+        def __call__(cls, *args: t.Any, **kwargs: t.Any) -> t.Any:
+            return cls._resolve()(*args, **kwargs)
+
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, cls._resolve())
+
+        def __subclasscheck__(cls, subclass: type) -> bool:
+            return issubclass(subclass, cls._resolve())
+
+    # The one underscore name of SQLAlchemy in use here, so that select(Referral) and session.get(Referral, 1) work.
+    inspection._inspects(_ModelProxy)(lambda proxy: inspect(proxy._resolve()))
+
+    class Referral(metaclass=_ModelProxy):
+        """The current app's referral model."""
+
+        _resolve = staticmethod(lambda: current_state().models.referral)
+
+    class ReferralResponse(metaclass=_ModelProxy):
+        """The current app's response model."""
+
+        _resolve = staticmethod(lambda: current_state().models.response)
+
+    current_referrals = LocalProxy(lambda: current_state().extension)

@@ -1,0 +1,193 @@
+"""Recording what visitors do: a later action, and the click itself."""
+
+import re
+import typing as t
+from dataclasses import dataclass
+from datetime import datetime
+from datetime import timezone
+from decimal import Decimal
+from functools import partial
+
+import sqlalchemy as sa
+from werkzeug.wrappers import Request
+
+from . import clients
+from . import signals
+from . import targets
+from . import visitors
+from .attribution import Visitor
+from .attribution import credited
+from .attribution import identify
+from .attribution import join
+from .context import current_state
+from .exceptions import InvalidValueError
+from .transactions import Transaction
+from .transactions import after_commit
+
+if t.TYPE_CHECKING:
+    from .models import ReferralMixin
+    from .models import ReferralResponseMixin
+
+#: The action of a click.
+CLICK = "RESPONDED"
+
+_MAX_ACTION = _MAX_KEY = 128
+_CURRENCY = re.compile(r"[A-Z]{3}")
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is recorded, checked before anything is read or written.
+
+    :raises InvalidValueError: one of them cannot be stored; it is named.
+    """
+
+    name: str
+    target: t.Any = None
+    key: str | None = None
+    value: Decimal | int | None = None
+    currency: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_word("action", self.name, _MAX_ACTION)
+        if self.key is not None:
+            _check_word("key", self.key, _MAX_KEY)
+        if self.value is not None:
+            _check_value(self.value)
+        if self.currency is not None and not (isinstance(self.currency, str) and _CURRENCY.fullmatch(self.currency)):
+            raise InvalidValueError("currency", "must be three capital letters, as in ISO 4217")
+
+
+def _check_word(field: str, word: t.Any, length: int) -> None:
+    if not isinstance(word, str):
+        raise InvalidValueError(field, f"must be a string, not {type(word).__name__}")
+    if not word.strip() or not word.isprintable():
+        raise InvalidValueError(field, "must be printable text, and not empty")
+    if len(word) > length:
+        raise InvalidValueError(field, f"is longer than {length} characters")
+
+
+def _check_value(value: t.Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (Decimal, int)):
+        raise InvalidValueError("value", f"must be a Decimal or an int, not {type(value).__name__}")
+    number = Decimal(value)
+    if not number.is_finite() or abs(number) >= 10**10 or number != round(number, 4):
+        raise InvalidValueError("value", "must have at most 10 digits before the point and 4 behind it")
+
+
+def record_action(
+    action: Action, *, user: t.Any, request: Request | None, commit: bool
+) -> "ReferralResponseMixin | None":
+    """Record an action for whoever acts; ``None`` when nobody gets credit."""
+    request = visitors.resolve_request(request)
+    state = current_state()
+    transaction = Transaction(state.session, state.models.response, commit=commit)
+    visitor = identify(request, user)
+    if not visitor:
+        return None
+    joining = visitor.user_id is not None and visitor.key is not None
+    if joining:
+        join(transaction, visitor)
+    referral = credited(visitor)
+    response = None
+    if referral is not None:
+        response = _record(transaction, referral, action, visitor, request, is_touch=False)
+    if joining or response is not None:
+        transaction.commit()
+    return response
+
+
+def respond(
+    referral: "ReferralMixin", action: Action, *, user: t.Any, request: Request | None, commit: bool
+) -> "ReferralResponseMixin":
+    """Record a response to one referral, whoever else may deserve credit."""
+    request = visitors.resolve_request(request)
+    state = current_state()
+    transaction = Transaction(state.session, state.models.response, commit=commit)
+    visitor = identify(request, user)
+    if visitor.user_id is not None and visitor.key is not None:
+        join(transaction, visitor)
+    elif not visitor and request is not None:
+        visitor = Visitor(key=visitors.new_key())
+    response = _record(transaction, referral, action, visitor, request, is_touch=True)
+    if visitor.user_id is None and visitor.key is not None:
+        after_commit(transaction.session, partial(visitors.set_key, visitor.key))
+    transaction.commit()
+    return response
+
+
+def _record(
+    transaction: Transaction,
+    referral: "ReferralMixin",
+    action: Action,
+    visitor: Visitor,
+    request: Request | None,
+    *,
+    is_touch: bool,
+) -> "ReferralResponseMixin":
+    model = current_state().models.response
+    target_type, target_id = targets.reference(action.target)
+    is_own = visitor.user_id is not None and visitor.user_id == referral.user_id
+    values = row_values(
+        referral.id,
+        action.name,
+        visitor,
+        request,
+        is_touch=is_touch,
+        ignored="self" if is_own else None,
+        target_type=target_type,
+        target_id=target_id,
+        key=action.key,
+        value=action.value,
+        currency=action.currency,
+    )
+
+    def make() -> "ReferralResponseMixin":
+        return model(**values)
+
+    if action.key is None:
+        with transaction.write():
+            response, is_new = make(), True
+            transaction.session.add(response)
+            transaction.session.flush()
+    else:
+        find = sa.select(model).where(model.action == action.name, model.key == action.key)
+        response, is_new = transaction.get_or_add(find, make, attempts=1)
+    if is_new:
+        signals.send_after_commit(transaction.session, signals.response_recorded, response=response)
+    return response
+
+
+def row_values(
+    referral_id: int,
+    action: str,
+    visitor: Visitor,
+    request: Request | None,
+    *,
+    is_touch: bool,
+    ignored: str | None,
+    **more: t.Any,
+) -> dict[str, t.Any]:
+    """Return the columns of a response, whichever way it is inserted.
+
+    :param referral_id: the link's.
+    :param action: what was done.
+    :param visitor: who did it.
+    :param request: where address, referrer and agent are read; ``None`` outside a request.
+    :param is_touch: whether it is the visitor's own answer to the link, on which later credit rests.
+    :param ignored: the reason code why it does not count.
+    :param more: further columns.
+    """
+    return {
+        "referral_id": referral_id,
+        "action": action,
+        "is_touch": is_touch,
+        "ignored": ignored,
+        "session_key": visitor.key,
+        "user_id": visitor.user_id,
+        "ip_address": clients.ip_address(request) if request is not None else None,
+        "http_referrer": clients.referrer(request) if request is not None else None,
+        "user_agent": clients.user_agent(request) if request is not None else None,
+        "created_at": datetime.now(timezone.utc),
+        **more,
+    }

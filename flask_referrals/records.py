@@ -1,0 +1,110 @@
+"""What both tables have in common: the types of columns, times in UTC, the user, and the object they are about."""
+
+import typing as t
+from datetime import datetime
+from datetime import timezone
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import attributes
+from sqlalchemy.orm import backref
+from sqlalchemy.orm import declared_attr
+from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import relationship
+from sqlalchemy.orm import validates
+from sqlalchemy.types import TypeEngine
+
+from . import targets
+from .exceptions import InvalidValueError
+
+# Stock types only: a type of ours would be a name that the host's revision files do not import.
+KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+# SQLite has no decimals: a float of 14 digits gives back what was put in.
+MONEY = sa.Numeric(14, 4).with_variant(sa.Float(asdecimal=True, decimal_return_scale=4), "sqlite")
+
+
+def exact(length: int) -> TypeEngine[str]:
+    """A text compared byte for byte; MariaDB takes 'a' and 'A' for one unless told otherwise."""
+    return sa.String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
+
+
+def now() -> datetime:
+    """Return the time, aware, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+class RecordMixin:
+    """What both tables have: a key, a time, a user, and an object they are about."""
+
+    __user_model__: t.ClassVar[type[t.Any] | None] = None
+
+    #: Never used twice, so that the rows of a deleted referral cannot become another's.
+    __table_args__: t.Any = {"sqlite_autoincrement": True}
+
+    #: The name under which a user lists these rows.
+    _user_backref: t.ClassVar[str | None] = None
+
+    if t.TYPE_CHECKING:
+
+        def __init__(self, **columns: t.Any) -> None: ...
+
+    id: Mapped[int] = mapped_column(KEY, primary_key=True, sort_order=-1)
+    created_at: Mapped[datetime] = mapped_column(TIME, default=now, sort_order=-1)
+    target_type: Mapped[str | None] = mapped_column(exact(100), sort_order=-1)
+    target_id: Mapped[str | None] = mapped_column(exact(64), sort_order=-1)
+
+    @declared_attr
+    def user_id(cls) -> Mapped[t.Any]:
+        """The user's key, of the type it has in the host's user model."""
+        if cls.__user_model__ is None:
+            return mapped_column(sa.String(255), nullable=True, sort_order=-1)
+        (key,) = sa.inspect(cls.__user_model__).primary_key
+        return mapped_column(sa.ForeignKey(key, ondelete="SET NULL"), nullable=True, sort_order=-1)
+
+    @declared_attr
+    def user(cls) -> Mapped[t.Any]:
+        """The user; ``None`` as well in an app without a user model."""
+        if cls.__user_model__ is None:
+            return t.cast("Mapped[t.Any]", None)
+        back = backref(cls._user_backref) if cls._user_backref else None
+        return relationship(cls.__user_model__, foreign_keys=cls.user_id, backref=back)
+
+    @validates("created_at")
+    def _created_at_in_utc(self, name: str, value: datetime | None) -> datetime | None:
+        return to_utc(name, value)
+
+    @property
+    def target(self) -> t.Any:
+        """The object this is about, or ``None``, also when it has been deleted."""
+        return targets.load(self.target_type, self.target_id)
+
+    @target.setter
+    def target(self, target: t.Any) -> None:
+        self.target_type, self.target_id = targets.reference(target)
+
+
+def to_utc(name: str, value: datetime | None) -> datetime | None:
+    """Return a time as it is stored; SQLite and MariaDB drop the zone without looking at it.
+
+    :param name: how to call it in an error.
+    :param value: an aware time.
+    :raises InvalidValueError: it has no zone, so nobody knows when it was.
+    """
+    if value is not None and value.tzinfo is None:
+        raise InvalidValueError(name, "must be an aware time: datetime.now(timezone.utc), not utcnow()")
+    return value if value is None else value.astimezone(timezone.utc)
+
+
+@event.listens_for(RecordMixin, "load", propagate=True)
+@event.listens_for(RecordMixin, "refresh", propagate=True)
+def _read_as_utc(record: RecordMixin, *args: t.Any) -> None:
+    """SQLite and MariaDB give times back without their zone, PostgreSQL in that of the connection."""
+    for name in ("created_at", "expired_at"):
+        value = record.__dict__.get(name)
+        if value is not None:
+            is_naive = value.tzinfo is None
+            utc = value.replace(tzinfo=timezone.utc) if is_naive else value.astimezone(timezone.utc)
+            attributes.set_committed_value(record, name, utc)

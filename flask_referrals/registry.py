@@ -1,0 +1,111 @@
+"""The pair of models that live in a host's database: found among its own, or built, once for each ``SQLAlchemy()``."""
+
+import typing as t
+from dataclasses import dataclass
+
+from flask_sqlalchemy import SQLAlchemy
+
+from .context import mappers_of
+from .exceptions import ConfigurationError
+from .models import ReferralMixin
+from .models import ReferralResponseMixin
+
+_INFO_KEY = "flask_referrals"
+
+
+@dataclass(frozen=True)
+class Models:
+    """The concrete classes of one database."""
+
+    referral: type[ReferralMixin]
+    response: type[ReferralResponseMixin]
+    user: type[t.Any] | None
+
+
+def get_models(
+    db: SQLAlchemy,
+    *,
+    user_model: type[t.Any] | None,
+    referral_model: type[ReferralMixin] | None,
+    response_model: type[ReferralResponseMixin] | None,
+) -> Models:
+    """Return the pair of models of a database, building what the host has not declared.
+
+    They are remembered on ``db.metadata``, as long as the tables live: several apps on one database share them.
+
+    :param db: the host's database.
+    :param user_model: the host's users, any mapped class with a primary key of one column.
+    :param referral_model: the host's own referral, when it has more than one.
+    :param response_model: the host's own response, when it has more than one.
+    :raises ConfigurationError: two candidates, two user models, or models that do not belong together.
+    """
+    known: Models | None = db.metadata.info.get(_INFO_KEY)
+    if known is None:
+        known = db.metadata.info[_INFO_KEY] = _build(db, user_model, referral_model, response_model)
+    _check_same("user_model", user_model, known.user)
+    _check_same("referral_model", referral_model, known.referral)
+    _check_same("response_model", response_model, known.response)
+    return known
+
+
+def _check_same(option: str, given: type[t.Any] | None, known: type[t.Any] | None) -> None:
+    if given is not None and given is not known:
+        raise ConfigurationError(
+            f"{option}={given.__name__} contradicts {known.__name__ if known else None}, with which the referrals of "
+            "this database were set up before. One database has one pair of models: give every app the same."
+        )
+
+
+def _build(
+    db: SQLAlchemy,
+    user_model: type[t.Any] | None,
+    referral_model: type[ReferralMixin] | None,
+    response_model: type[ReferralResponseMixin] | None,
+) -> Models:
+    response = response_model or _declared(db, ReferralResponseMixin, "response_model")
+    referral = referral_model or _declared(db, ReferralMixin, "referral_model")
+    if response is not None:
+        if referral is not None and response.__referral_model__ is not referral:
+            raise ConfigurationError(f"{response.__name__}.__referral_model__ must be {referral.__name__}.")
+        referral = response.__referral_model__
+    declared_users = {model.__user_model__ for model in (referral, response) if model is not None}
+    if len(declared_users | ({user_model} if user_model else set())) > 1:
+        raise ConfigurationError(
+            "Two user models: set __user_model__ on each of your own referral models to the one that is given as "
+            "user_model."
+        )
+    users = user_model or next(iter(declared_users), None)
+    if users is not None:
+        _check_user_model(db, users)
+    if referral is None:
+        referral = _subclass(db, ReferralMixin, "Referral", __user_model__=users)
+    if response is None:
+        response = _subclass(
+            db, ReferralResponseMixin, "ReferralResponse", __user_model__=users, __referral_model__=referral
+        )
+    return Models(referral, response, users)
+
+
+T = t.TypeVar("T")
+
+
+def _declared(db: SQLAlchemy, mixin: type[T], option: str) -> type[T] | None:
+    found = [mapper.class_ for mapper in mappers_of(db) if issubclass(mapper.class_, mixin)]
+    if len(found) > 1:
+        names = " and ".join(sorted(model.__name__ for model in found))
+        raise ConfigurationError(f"There are {names}: say which one is meant with Referrals({option}=...).")
+    return found[0] if found else None
+
+
+def _subclass(db: SQLAlchemy, mixin: type[T], name: str, **attributes: t.Any) -> type[T]:
+    table = "referral" if name == "Referral" else "referral_response"
+    body = {"__tablename__": table, "__module__": __name__, "__doc__": mixin.__doc__, **attributes}
+    return t.cast("type[T]", type(name, (mixin, db.Model), body))
+
+
+def _check_user_model(db: SQLAlchemy, user_model: type[t.Any]) -> None:
+    mapper = next((mapper for mapper in mappers_of(db) if mapper.class_ is user_model), None)
+    if mapper is None:
+        raise ConfigurationError(f"user_model={user_model.__name__} is not a model of this SQLAlchemy().")
+    if len(mapper.primary_key) != 1:
+        raise ConfigurationError(f"user_model={user_model.__name__} must have a primary key of one column.")

@@ -1,0 +1,52 @@
+"""The lists and counts that people look at."""
+
+import typing as t
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from .attribution import newest_first
+from .context import current_state
+from .identity import user_id
+from .recording import CLICK
+
+if t.TYPE_CHECKING:
+    from .models import ReferralMixin
+    from .models import ReferralResponseMixin
+
+
+def click_count(referral_id: int) -> int:
+    """Return how many clicks on a referral counted.
+
+    :param referral_id: the referral's key.
+    """
+    state = current_state()
+    model = state.models.response
+    counted = (model.referral_id == referral_id, model.action == CLICK, model.ignored.is_(None))
+    return state.session.scalar(sa.select(sa.func.count()).select_from(model).where(*counted)) or 0
+
+
+def filtered_responses(
+    *, user: t.Any = None, referral: "ReferralMixin | None" = None, limit: int | None = None
+) -> "Sequence[ReferralResponseMixin]":
+    """Return the responses that count, newest first, as the host's ``responses_filter`` lets them through.
+
+    :param user: those to this user's referrals; nobody has none.
+    :param referral: those to this referral.
+    :param limit: the most to return.
+    """
+    state = current_state()
+    link, response = state.models.referral, state.models.response
+    found = sa.select(response).where(response.ignored.is_(None)).order_by(*newest_first(response)).limit(limit)
+    if referral is not None:
+        found = found.where(response.referral_id == referral.id)
+    else:
+        owner = user_id(user)
+        if owner is None:
+            return []
+        found = found.join(link, response.referral_id == link.id).where(link.user_id == owner)
+        found = found.options(sa.orm.contains_eager(response.referral))
+    narrow = state.extension.hooks.responses_filter
+    if narrow is not None:
+        found = narrow(found, user=user, referral=referral)
+    return state.session.scalars(found).all()

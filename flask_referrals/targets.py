@@ -1,0 +1,119 @@
+"""Objects that referrals and responses are about: how they are stored, and found again."""
+
+import typing as t
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from flask import current_app
+from itsdangerous import BadData
+from itsdangerous import URLSafeSerializer
+
+from .context import current_state
+from .exceptions import InvalidValueError
+from .identity import primary_key
+from .identity import unwrapped
+
+_SALT = "flask-referrals.target"
+
+
+@dataclass(frozen=True)
+class TargetType:
+    """A kind of object that :meth:`.Referrals.register_target` was told of."""
+
+    model: type[t.Any]
+    load: Callable[[str], t.Any] | None
+    can_refer: Callable[[t.Any, t.Any], bool] | None
+
+
+def reference(target: t.Any) -> tuple[str | None, str | None]:
+    """Return the type name and the key, as text, under which an object is stored.
+
+    :param target: an instance of a model, or ``None``.
+    :raises InvalidValueError: it is not in the database, or its key has more than one column or 64 characters.
+    """
+    if target is None:
+        return None, None
+    target = unwrapped(target)
+    key = str(primary_key(target, "target"))
+    if len(key) > 64:
+        raise InvalidValueError("target", "has a primary key longer than 64 characters")
+    return _type_name(type(target)), key
+
+
+def _type_name(model: type[t.Any]) -> str:
+    for name, registered in current_state().extension.targets.items():
+        if issubclass(model, registered.model):
+            return name
+    return _table_name(model)
+
+
+def _table_name(model: type[t.Any]) -> str:
+    return str(sa.inspect(model).persist_selectable.name)
+
+
+def default_name(model: type[t.Any]) -> str:
+    """Return the name a model goes by when it is registered without one: that of its table."""
+    return _table_name(model)
+
+
+def load(type_name: str | None, key: str | None) -> t.Any:
+    """Return the object stored under a type name and key; ``None`` when it is gone or its type unknown."""
+    if type_name is None or key is None:
+        return None
+    state = current_state()
+    registered = state.extension.targets.get(type_name)
+    if registered is not None and registered.load is not None:
+        return registered.load(key)
+    model = registered.model if registered else _model_of_table(type_name)
+    if model is None:
+        return None
+    python_type = sa.inspect(model).primary_key[0].type.python_type
+    try:
+        return state.session.get(model, python_type(key))
+    except (ValueError, OverflowError):  # the key's type was changed since
+        return None
+
+
+def _model_of_table(name: str) -> type[t.Any] | None:
+    for mapper in current_state().mappers:
+        if mapper.inherits is None and _table_name(mapper.class_) == name:
+            return mapper.class_
+    return None
+
+
+def _serializer() -> URLSafeSerializer:
+    fallbacks = current_app.config.get("SECRET_KEY_FALLBACKS") or []
+    return URLSafeSerializer([*fallbacks, t.cast(str, current_app.secret_key)], salt=_SALT)
+
+
+def to_token(target: t.Any) -> str:
+    """Return the one value that stands for a target in a form.
+
+    :param target: an instance of a registered model.
+    :raises InvalidValueError: its model is not registered, or it is not in the database.
+    """
+    type_name, key = reference(target)
+    if type_name not in current_state().extension.targets:
+        model_name = type(unwrapped(target)).__name__
+        raise InvalidValueError("target", f"needs 'referrals.register_target({model_name})' first")
+    return str(_serializer().dumps([type_name, key]))
+
+
+def from_token(token: str, user: t.Any) -> t.Any:
+    """Return the target a form names.
+
+    :param token: what :func:`to_token` made.
+    :param user: who wants to refer to it.
+    :raises InvalidValueError: it was not made here, the target's type is not registered, the target is gone, or
+        this user may not refer to it: the same error for each, so that nobody learns what exists.
+    """
+    try:
+        type_name, key = _serializer().loads(token)
+        can_refer = current_state().extension.targets[type_name].can_refer
+        target = load(type_name, key)
+    except (BadData, KeyError, TypeError, ValueError):
+        target = None
+    if target is None or (can_refer is not None and not can_refer(user, target)):
+        raise InvalidValueError("target", "is not something you can refer to")
+    return target

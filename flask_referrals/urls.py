@@ -1,0 +1,76 @@
+"""Where this site is, the address of a referral, and the page a target stands for."""
+
+from urllib.parse import urlsplit
+
+from flask import current_app
+from flask import has_request_context
+from flask import request
+from flask import url_for
+from werkzeug.routing import BuildError
+
+from .exceptions import ConfigurationError
+from .redirects import parse_host_pattern
+from .redirects import safe_location
+
+_REDIRECT_ENDPOINT = "referrals.redirect"
+
+
+def referral_url(code: str) -> str:
+    """Return the absolute link of a referral, from a mail's worker too.
+
+    The site's address is ``REFERRALS_BASE_URL``, else ``SERVER_NAME`` with ``PREFERRED_URL_SCHEME`` and
+    ``APPLICATION_ROOT``, else that of the current request.
+
+    :param code: the referral's code.
+    :raises ConfigurationError: none of the three is there.
+    """
+    base_url = current_app.config["REFERRALS_BASE_URL"]
+    if base_url is not None:
+        path = current_app.url_map.bind("", script_name="/").build(_REDIRECT_ENDPOINT, {"code": code})
+        return f"{base_url.rstrip('/')}{path}"
+    server = current_app.create_url_adapter(None)
+    if server is not None:
+        return server.build(_REDIRECT_ENDPOINT, {"code": code}, force_external=True)
+    if has_request_context():
+        return url_for(_REDIRECT_ENDPOINT, code=code, _external=True)
+    raise ConfigurationError(
+        "A referral's address needs REFERRALS_BASE_URL (or SERVER_NAME) where there is no request."
+    )
+
+
+def _own_hosts() -> list[str]:
+    """The hosts that are this site: as configured, and as the visitor calls it."""
+    base_url = current_app.config["REFERRALS_BASE_URL"]
+    hosts = [urlsplit(base_url).netloc if base_url else None, current_app.config["SERVER_NAME"]]
+    if has_request_context():
+        hosts.append(request.host)  # checked against TRUSTED_HOSTS by Flask
+    return [host for host in hosts if host and _is_host(host)]
+
+
+def _is_host(host: str) -> bool:
+    try:
+        return parse_host_pattern(host)[0] == ""
+    except ValueError:
+        return False
+
+
+def target_location(target: str | None) -> str | None:
+    """Return the ``Location`` that a referral's target stands for, or ``None`` when it must not be sent.
+
+    :param target: a local path, a URL on this site or an allowed host, or the name of an endpoint of the app that
+        needs no arguments.
+    """
+    if target in current_app.view_functions:
+        try:
+            target = url_for(target, _external=False) if has_request_context() else _path_of(target)
+        except BuildError:
+            return None
+    return safe_location(
+        target,
+        hosts=[*_own_hosts(), *current_app.config["REFERRALS_ALLOWED_REDIRECT_HOSTS"]],
+        require_https=has_request_context() and request.is_secure,
+    )
+
+
+def _path_of(endpoint: str) -> str:
+    return current_app.url_map.bind("", script_name="/").build(endpoint)

@@ -1,0 +1,135 @@
+"""The two routes: making a link, and following one."""
+
+import typing as t
+from urllib.parse import urlsplit
+
+import flask
+from flask import Blueprint
+from flask import Response
+from flask import abort
+from flask import current_app
+from flask import jsonify
+from flask import render_template
+from flask import request
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import BadRequest
+from werkzeug.exceptions import HTTPException
+
+from . import clicks
+from . import clients
+from . import targets
+from . import visitors
+from .creation import CODE
+from .creation import create as create_referral
+from .exceptions import InvalidValueError
+from .identity import unwrapped
+from .urls import target_location
+
+blueprint = Blueprint("referrals", __name__, template_folder="templates", static_folder="static")
+
+#: The most a request for a link may send, in bytes.
+_MAX_BODY = 16 * 1024
+
+
+@blueprint.get("/<code>", endpoint="redirect", strict_slashes=False)
+def follow(code: str) -> Response:
+    """Send a visitor on to where a link leads, and record the click."""
+    if not CODE.fullmatch(code):
+        abort(404)
+    if clients.is_prefetch(request):
+        # A browser that is given the redirect ahead of the click never sends the click itself.
+        return _no_store(Response(status=503))
+    override = request.args.get(current_app.config["REFERRALS_REDIRECT_PARAM"])
+    try:
+        click = clicks.receive(code, unwrapped(request))
+    except SQLAlchemyError:
+        current_app.logger.exception("The link %r could not be looked up.", code)
+        return _redirect(override)
+    if click is None:
+        abort(404)
+    if click.is_active:
+        try:
+            clicks.record(click)
+        except Exception:
+            current_app.logger.exception("A click on the link %r could not be recorded.", code)
+    return _redirect(override, click.redirect_to)
+
+
+def _redirect(*targets: str | None) -> Response:
+    locations = map(target_location, [*targets, current_app.config["REFERRALS_FALLBACK_URL"]])
+    response = t.cast(Response, flask.redirect(next(filter(None, locations)), 302))
+    response.headers["X-Robots-Tag"] = "noindex"
+    return _no_store(response)
+
+
+def _no_store(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+@blueprint.post("/", strict_slashes=False)
+def create() -> flask.typing.ResponseReturnValue:
+    """Make a link for the logged-in user: JSON for programs and scripts, a page for a browser's plain form."""
+    if _is_cross_site():
+        return _refuse(403, "This can only be done from the site itself.")
+    user = visitors.current_user(unwrapped(request))
+    if user is None:
+        return _ask_to_log_in()
+    request.max_content_length = _MAX_BODY
+    try:
+        fields = _fields()
+        target = targets.from_token(fields["target"], user) if fields["target"] else None
+        referral = create_referral(fields["redirect_to"], user, fields["label"], target)
+    except InvalidValueError as error:
+        return _refuse(400, str(error))
+    except HTTPException as error:
+        return _refuse(error.code or 400, error.description or "")
+    if _wants_page():
+        return render_template("referrals/created.html", referral=referral)
+    html = render_template("referrals/_referral.html", referral=referral)
+    return jsonify(url=referral.url, code=referral.code, html=html)
+
+
+def _is_cross_site() -> bool:
+    """Whether another site sent this, as far as the browser tells: Fetch Metadata, or else the Origin header."""
+    fetch_site = request.headers.get("Sec-Fetch-Site")
+    if fetch_site is not None:
+        return fetch_site not in ("same-origin", "none")
+    origin = request.headers.get("Origin")
+    return origin is not None and urlsplit(origin).netloc != request.host
+
+
+def _fields() -> dict[str, str]:
+    if request.mimetype == "application/json":
+        data = request.get_json()
+        if not isinstance(data, dict):
+            raise BadRequest("The body must be a JSON object.")
+    elif request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):
+        data = request.form.to_dict()
+    else:
+        abort(415, "The body must be JSON or a form.")
+    fields = {"redirect_to": data.get("redirect_to"), "label": data.get("label", ""), "target": data.get("target", "")}
+    for name, value in fields.items():
+        if value is None:
+            raise InvalidValueError(name, "is missing")
+        if not isinstance(value, str):
+            raise InvalidValueError(name, "must be a string")
+    return t.cast("dict[str, str]", fields)
+
+
+def _wants_page() -> bool:
+    accept = request.accept_mimetypes
+    return not request.is_json and accept.best_match(["application/json", "text/html"]) == "text/html"
+
+
+def _refuse(status: int, reason: str) -> flask.typing.ResponseReturnValue:
+    if _wants_page():
+        abort(status, reason)
+    return jsonify(error=reason), status
+
+
+def _ask_to_log_in() -> flask.typing.ResponseReturnValue:
+    login_manager = getattr(current_app, "login_manager", None)
+    if _wants_page() and login_manager is not None:
+        return t.cast("flask.typing.ResponseReturnValue", login_manager.unauthorized())
+    return _refuse(401, "You must be logged in to make a link.")
