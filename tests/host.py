@@ -1,0 +1,166 @@
+"""A small site that uses the extension as its README says."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from flask import Flask
+from flask import redirect
+from flask import request
+from flask import session
+from flask.testing import FlaskClient
+from flask.typing import ResponseReturnValue
+from flask_login import LoginManager
+from flask_login import UserMixin
+from flask_login import login_user
+from flask_login import logout_user
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import event
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import mapped_column
+
+from flask_referrals import Referral
+from flask_referrals import ReferralResponse
+from flask_referrals import Referrals
+
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+
+class BrowserClient(FlaskClient):
+    """A test client that says what a browser says."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.environ_base["HTTP_USER_AGENT"] = BROWSER
+
+
+@dataclass
+class Host:
+    """The parts of the site; ``User`` and ``Product`` are its models."""
+
+    app: Flask
+    db: SQLAlchemy
+    referrals: Referrals
+    User: Any
+    Product: Any
+
+    def client(self) -> FlaskClient:
+        """Return a browser with a cookie jar of its own."""
+        return self.app.test_client()
+
+    def add(self, obj: Any) -> Any:
+        """Store an object, and return it."""
+        self.db.session.add(obj)
+        self.db.session.commit()
+        return obj
+
+    def user(self, name: str) -> Any:
+        """Store a user."""
+        return self.add(self.User(name=name))
+
+    def responses(self) -> list[ReferralResponse]:
+        """Return all responses, oldest first, as they are in the database now."""
+        self.db.session.rollback()
+        model = self.referrals.ReferralResponse
+        return list(self.db.session.scalars(sa.select(model).order_by(model.created_at, model.id)))  # type: ignore[arg-type]
+
+
+def make_host(
+    url: str, *, key_type: Any = sa.Integer, new_key: Any = None, with_login: bool = True, **config: Any
+) -> Host:
+    """Build the site on a database; its tables are made by the caller.
+
+    :param key_type: the type of the users' and products' keys.
+    :param new_key: makes a key, where the database does not.
+    :param with_login: give it Flask-Login, and the pages that need it.
+    :param config: settings of the app.
+    """
+
+    class Base(DeclarativeBase):
+        pass
+
+    db = SQLAlchemy(model_class=Base)
+
+    class User(UserMixin, db.Model):  # type: ignore[name-defined, misc]
+        id: Mapped[Any] = mapped_column(key_type, primary_key=True, default=new_key)
+        name: Mapped[str] = mapped_column(sa.String(50), unique=True)
+
+    class Product(db.Model):  # type: ignore[name-defined, misc]
+        id: Mapped[Any] = mapped_column(key_type, primary_key=True, default=new_key)
+        name: Mapped[str] = mapped_column(sa.String(50))
+
+    app = Flask(__name__)
+    app.test_client_class = BrowserClient
+    app.config.from_mapping(SECRET_KEY="a test's secret", SQLALCHEMY_DATABASE_URI=url, TESTING=True)
+    app.config.update(config)
+    db.init_app(app)
+    referrals = Referrals(app, user_model=User)
+    referrals.register_target(Product)
+
+    @app.get("/")
+    def index() -> str:
+        return "a page that has nothing to do with referrals"
+
+    @app.post("/act/<action>")
+    def act(action: str) -> str:
+        response = Referral.record_response(action)
+        return "" if response is None else response.referral.code
+
+    host = Host(app, db, referrals, User, Product)
+    if with_login:
+        _add_login(host, key_type)
+    return host
+
+
+def _add_login(host: Host, key_type: Any) -> None:
+    app, db, User = host.app, host.db, host.User
+    login = LoginManager(app)
+
+    @login.user_loader
+    def load_user(key: str) -> Any:
+        return db.session.get(User, sa.types.to_instance(key_type).python_type(key))
+
+    @app.post("/signup")
+    def signup() -> ResponseReturnValue:
+        session.clear()
+        user = User(name=request.form["name"])
+        db.session.add(user)
+        db.session.commit()
+        login_user(user, remember="remember" in request.form)
+        Referral.record_response("SIGNED_UP")
+        return redirect("/")
+
+    @app.post("/login")
+    def log_in() -> ResponseReturnValue:
+        session.clear()
+        user = db.session.scalar(sa.select(User).where(User.name == request.form["name"]))
+        login_user(user, remember="remember" in request.form)
+        return redirect("/")
+
+    @app.post("/logout")
+    def log_out() -> ResponseReturnValue:
+        logout_user()
+        return redirect("/")
+
+
+@contextmanager
+def statements(db: SQLAlchemy) -> Iterator[list[str]]:
+    """Collect the statements that are sent to a database, and its commits as ``"COMMIT"``."""
+    sent: list[str] = []
+
+    def on_execute(conn: Any, cursor: Any, statement: str, *args: Any) -> None:
+        sent.append(statement)
+
+    def on_commit(conn: Any) -> None:
+        sent.append("COMMIT")
+
+    event.listen(db.engine, "before_cursor_execute", on_execute)
+    event.listen(db.engine, "commit", on_commit)
+    try:
+        yield sent
+    finally:
+        event.remove(db.engine, "before_cursor_execute", on_execute)
+        event.remove(db.engine, "commit", on_commit)

@@ -1,0 +1,240 @@
+"""Following a link."""
+
+import pytest
+import sqlalchemy as sa
+from flask.testing import FlaskClient
+
+from flask_referrals import Referral
+from tests.conftest import MakeHost
+from tests.host import Host
+from tests.host import statements
+
+
+@pytest.fixture
+def code(host: Host) -> str:
+    """The code of a link to /welcome that Olga passes on."""
+    with host.app.app_context():
+        return Referral.create("/welcome", user=host.user("olga")).code
+
+
+def ignored(host: Host) -> list[str | None]:
+    with host.app.app_context():
+        return [response.ignored for response in host.responses()]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_click_leads_on_and_is_recorded(host: Host, client: FlaskClient, code: str, slash: str) -> None:
+    answer = client.get(f"/referrals/{code}{slash}", headers={"Referer": "https://user:pass@blog.example/post?q=1#top"})
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/welcome")
+    assert answer.headers["Cache-Control"] == "no-store"
+    with host.app.app_context():
+        (response,) = host.responses()
+        assert (response.action, response.is_touch, response.ignored) == ("RESPONDED", True, None)
+        assert (response.ip_address, response.http_referrer) == ("127.0.0.0", "https://blog.example/")
+        assert response.user_agent is not None and "Firefox" in response.user_agent
+        assert response.referral.response_count == 1
+
+
+def test_click_costs_one_select_and_one_insert_in_one_transaction(host: Host, client: FlaskClient, code: str) -> None:
+    for _ in range(2):  # a new visitor, then a returning one
+        with host.app.app_context(), statements(host.db) as sent:
+            client.get(f"/referrals/{code}")
+        assert [statement.split()[0] for statement in sent] == ["SELECT", "INSERT", "COMMIT"]
+
+
+def test_page_without_a_click_costs_nothing(new_host: MakeHost) -> None:
+    host = new_host(with_login=False)  # Flask-Login looks into the session of every page
+    with host.app.app_context(), statements(host.db) as sent:
+        answer = host.client().get("/")
+    assert sent == []
+    assert "Set-Cookie" not in answer.headers
+    assert "Vary" not in answer.headers
+
+
+def test_session_grows_by_less_than_200_bytes_whatever_the_number_of_clicks(
+    new_host: MakeHost,
+) -> None:
+    host = new_host(REFERRALS_REPEAT_WINDOW=None)
+    client = host.client()
+    with host.app.app_context():
+        code = Referral.create("/").code
+    for _ in range(20):
+        client.get(f"/referrals/{code}")
+    cookie = client.get_cookie("session")
+    assert cookie is not None and len(cookie.value) < 250  # an empty session takes some 50
+    assert ignored(host) == [None] * 20
+
+
+@pytest.mark.parametrize("code", ["unknown", "no.code", "x" * 65, "%00", "a%2Fb"])
+def test_unknown_code_is_not_found(host: Host, client: FlaskClient, code: str) -> None:
+    assert client.get(f"/referrals/{code}").status_code == 404
+
+
+def test_malformed_code_is_not_looked_up(host: Host, client: FlaskClient) -> None:
+    with host.app.app_context(), statements(host.db) as sent:
+        client.get("/referrals/no.code")
+    assert sent == []
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({"User-Agent": "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"}, "bot"),
+        ({"User-Agent": "facebookexternalhit/1.1"}, "bot"),
+        ({"User-Agent": ""}, "bot"),
+        ({"Sec-Fetch-Dest": "image"}, "embedded"),
+        ({"Sec-Fetch-Dest": "empty"}, "embedded"),
+    ],
+)
+def test_program_is_led_on_without_a_cookie_and_not_counted(
+    host: Host, client: FlaskClient, code: str, headers: dict[str, str], reason: str
+) -> None:
+    answer = client.get(f"/referrals/{code}", headers=headers)
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/welcome")
+    assert "Set-Cookie" not in answer.headers
+    assert ignored(host) == [reason]
+
+
+def test_head_request_is_not_counted(host: Host, client: FlaskClient, code: str) -> None:
+    assert client.head(f"/referrals/{code}").status_code == 302
+    assert ignored(host) == ["head"]
+
+
+@pytest.mark.parametrize("header", ["Sec-Purpose", "Purpose", "X-Moz"])
+def test_prefetch_is_refused_so_that_the_click_comes_later(
+    host: Host, client: FlaskClient, code: str, header: str
+) -> None:
+    answer = client.get(f"/referrals/{code}", headers={header: "prefetch;prerender"})
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (503, "no-store")
+    assert "Set-Cookie" not in answer.headers
+    assert ignored(host) == []
+
+
+def test_repeated_click_is_not_counted_again(host: Host, client: FlaskClient, code: str) -> None:
+    for _ in range(3):
+        client.get(f"/referrals/{code}")
+    assert ignored(host) == [None, "repeat", "repeat"]
+
+
+def test_owners_own_click_is_not_counted(host: Host, client: FlaskClient, code: str) -> None:
+    client.post("/login", data={"name": "olga"})
+    client.get(f"/referrals/{code}")
+    assert ignored(host) == ["self"]
+
+
+def test_owners_click_before_the_login_is_found_out(host: Host, client: FlaskClient, code: str) -> None:
+    client.get(f"/referrals/{code}")
+    client.post("/login", data={"name": "olga"})
+    assert ignored(host) == ["self"]
+    assert client.post("/act/BOUGHT").text == ""
+
+
+def test_member_click_is_recorded_for_the_user_and_leaves_no_key(host: Host, client: FlaskClient, code: str) -> None:
+    with host.app.app_context():
+        host.user("mia")
+    client.post("/login", data={"name": "mia"})
+    client.get(f"/referrals/{code}")
+    with host.app.app_context():
+        (response,) = host.responses()
+        assert (response.user.name, response.session_key) == ("mia", None)
+    with client.session_transaction() as session:
+        assert "_referral" not in session
+
+
+def test_expired_link_leads_on_and_records_nothing(host: Host, client: FlaskClient, code: str) -> None:
+    with host.app.app_context():
+        referral = host.db.session.scalars(sa.select(Referral)).one()
+        referral.expired_at = referral.created_at
+        host.db.session.commit()
+    answer = client.get(f"/referrals/{code}")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/welcome")
+    assert "Set-Cookie" not in answer.headers
+    assert ignored(host) == []
+
+
+def test_host_classifier_and_consent_are_asked(host: Host, client: FlaskClient, code: str) -> None:
+    host.referrals.classifier(lambda request: "internal" if "internal" in request.args else None)
+    host.referrals.consent(lambda request: "no" not in request.args)
+    client.get(f"/referrals/{code}?internal=1")
+    answer = client.get(f"/referrals/{code}?no=1")
+    assert "Set-Cookie" not in answer.headers
+    assert ignored(host) == ["internal", "no-consent"]
+
+
+class TestLocation:
+    """Where a click leads."""
+
+    @pytest.mark.parametrize(
+        ("override", "location"),
+        [
+            ("/special?a=1", "/special?a=1"),
+            ("index", "/"),
+            ("act", "/welcome"),  # an endpoint that needs arguments
+            ("nowhere", "/welcome"),
+            ("https://evil.example/", "/welcome"),
+            ("//evil.example/", "/welcome"),
+            ("/%09/evil.example", "/welcome"),
+            ("http://localhost/here", "http://localhost/here"),
+            ("", "/welcome"),
+        ],
+    )
+    def test_override_is_taken_when_it_is_allowed(
+        self, client: FlaskClient, code: str, override: str, location: str
+    ) -> None:
+        assert client.get(f"/referrals/{code}?redirect_to={override}").headers["Location"] == location
+
+    def test_target_that_is_no_longer_allowed_gives_way_to_the_fallback(self, new_host: MakeHost) -> None:
+        host = new_host(REFERRALS_ALLOWED_REDIRECT_HOSTS=["shop.example"], REFERRALS_FALLBACK_URL="/home")
+        with host.app.app_context():
+            code = Referral.create("https://shop.example/tea").code
+        assert host.client().get(f"/referrals/{code}").headers["Location"] == "https://shop.example/tea"
+        host.app.config["REFERRALS_ALLOWED_REDIRECT_HOSTS"] = []
+        assert host.client().get(f"/referrals/{code}").headers["Location"] == "/home"
+
+
+class TestBrokenBookkeeping:
+    """A visitor who follows a living link always arrives."""
+
+    def test_click_that_cannot_be_written_leads_on(
+        self, host: Host, client: FlaskClient, code: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with host.app.app_context():
+            host.referrals.ReferralResponse.__table__.drop(host.db.engine)  # type: ignore[attr-defined]
+        answer = client.get(f"/referrals/{code}")
+        assert (answer.status_code, answer.headers["Location"]) == (302, "/welcome")
+        assert len(caplog.records) == 1
+        assert "Set-Cookie" not in answer.headers
+
+    def test_link_that_cannot_be_read_leads_to_the_fallback(
+        self, host: Host, client: FlaskClient, code: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with host.app.app_context():
+            host.db.drop_all()
+        answer = client.get(f"/referrals/{code}")
+        assert (answer.status_code, answer.headers["Location"]) == (302, "/")
+        assert client.get(f"/referrals/{code}?redirect_to=/x").headers["Location"] == "/x"
+        assert len(caplog.records) == 2
+
+    @pytest.mark.parametrize("hook", ["user_loader", "classifier", "consent", "client_ip"])
+    def test_host_callable_that_fails_is_logged(
+        self, host: Host, client: FlaskClient, code: str, hook: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fail(*args: object) -> None:
+            raise RuntimeError("the host's fault")
+
+        getattr(host.referrals, hook)(fail)
+        assert client.get(f"/referrals/{code}").headers["Location"] == "/welcome"
+        assert len(caplog.records) == 1
+
+    def test_pending_work_of_a_before_request_hook_survives(self, host: Host, client: FlaskClient, code: str) -> None:
+        host.app.before_request_funcs.setdefault(None, []).append(
+            lambda: host.db.session.add(host.Product(name="pending"))
+        )
+        with host.app.app_context():
+            host.referrals.ReferralResponse.__table__.drop(host.db.engine)  # type: ignore[attr-defined]
+        host.app.after_request_funcs.setdefault(None, []).append(
+            lambda response: (host.db.session.commit(), response)[1]
+        )
+        assert client.get(f"/referrals/{code}").status_code == 302
+        with host.app.app_context():
+            assert host.db.session.scalar(sa.select(host.Product.name)) == "pending"
