@@ -141,7 +141,10 @@ class ReferralMixin(RecordMixin):
         visitor = attribution.identify(visitors.resolve_request(request))
         return t.cast("Self | None", attribution.credited(visitor)) if visitor else None
 
-    for_request = referral_for_request
+    @classmethod
+    def for_request(cls, request: Request | None = None) -> "Self | None":
+        """Return the same, under the name it also has in pinax-referrals."""
+        return cls.referral_for_request(request)
 
     @classmethod
     def referral_responses_for_request(cls, request: Request | None = None) -> "Sequence[ReferralResponseMixin]":

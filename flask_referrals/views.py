@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import BadRequest
 from werkzeug.exceptions import HTTPException
 
+from . import cli
 from . import clicks
 from . import clients
 from . import targets
@@ -26,6 +27,7 @@ from .identity import unwrapped
 from .urls import target_location
 
 blueprint = Blueprint("referrals", __name__, template_folder="templates", static_folder="static")
+blueprint.cli = cli.group
 
 #: The most a request for a link may send, in bytes.
 _MAX_BODY = 16 * 1024

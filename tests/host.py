@@ -1,6 +1,10 @@
 """A small site that uses the extension as its README says."""
 
+import threading
+from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +69,7 @@ class Host:
         """Return all responses, oldest first, as they are in the database now."""
         self.db.session.rollback()
         model = self.referrals.ReferralResponse
-        return list(self.db.session.scalars(sa.select(model).order_by(model.created_at, model.id)))  # type: ignore[arg-type]
+        return list(self.db.session.scalars(sa.select(model).order_by(model.created_at, model.id)))
 
 
 def make_host(
@@ -119,7 +123,7 @@ def _add_login(host: Host, key_type: Any) -> None:
     app, db, User = host.app, host.db, host.User
     login = LoginManager(app)
 
-    @login.user_loader
+    @login.user_loader  # type: ignore[untyped-decorator]
     def load_user(key: str) -> Any:
         return db.session.get(User, sa.types.to_instance(key_type).python_type(key))
 
@@ -164,3 +168,24 @@ def statements(db: SQLAlchemy) -> Iterator[list[str]]:
     finally:
         event.remove(db.engine, "before_cursor_execute", on_execute)
         event.remove(db.engine, "commit", on_commit)
+
+
+def follow(host: Host, client: FlaskClient, path: str = "/") -> str:
+    """Make a link, click on it, and return its code."""
+    with host.app.app_context():
+        code = Referral.create(path).code
+    client.get(f"/referrals/{code}")
+    return code
+
+
+def in_parallel(functions: Sequence[Callable[[], object]]) -> None:
+    """Call all at the same moment, each in a thread, and raise what one of them raises."""
+    start = threading.Barrier(len(functions))
+
+    def run(function: Callable[[], object]) -> None:
+        start.wait(timeout=30)
+        function()
+
+    with ThreadPoolExecutor(len(functions)) as pool:
+        for done in [pool.submit(run, function) for function in functions]:
+            done.result()

@@ -2,6 +2,7 @@
 
 import pytest
 import sqlalchemy as sa
+from flask import Response
 from flask.testing import FlaskClient
 
 from flask_referrals import Referral
@@ -227,14 +228,17 @@ class TestBrokenBookkeeping:
         assert len(caplog.records) == 1
 
     def test_pending_work_of_a_before_request_hook_survives(self, host: Host, client: FlaskClient, code: str) -> None:
-        host.app.before_request_funcs.setdefault(None, []).append(
-            lambda: host.db.session.add(host.Product(name="pending"))
-        )
+        @host.app.before_request
+        def leave_something_pending() -> None:
+            host.db.session.add(host.Product(name="pending"))
+
+        @host.app.after_request
+        def commit(response: Response) -> Response:
+            host.db.session.commit()
+            return response
+
         with host.app.app_context():
             host.referrals.ReferralResponse.__table__.drop(host.db.engine)  # type: ignore[attr-defined]
-        host.app.after_request_funcs.setdefault(None, []).append(
-            lambda response: (host.db.session.commit(), response)[1]
-        )
         assert client.get(f"/referrals/{code}").status_code == 302
         with host.app.app_context():
             assert host.db.session.scalar(sa.select(host.Product.name)) == "pending"

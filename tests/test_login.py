@@ -1,0 +1,199 @@
+"""Joining a visitor's history to the user they turn out to be."""
+
+from functools import partial
+
+import pytest
+import sqlalchemy as sa
+from flask import request
+from flask import session
+from flask.testing import FlaskClient
+from flask_login import login_user
+
+from flask_referrals import Referral
+from flask_referrals import ReferralResponse
+from flask_referrals import user_linked_to_response
+from tests.conftest import MakeHost
+from tests.host import Host
+from tests.host import follow
+from tests.host import in_parallel
+from tests.host import statements
+
+
+def owners(host: Host) -> list[str | None]:
+    """Whose the responses are, oldest first."""
+    with host.app.app_context():
+        return [response.user.name if response.user else None for response in host.responses()]
+
+
+def has_key(client: FlaskClient) -> bool:
+    with client.session_transaction() as browser_session:
+        return "_referral" in browser_session
+
+
+def test_sign_up_that_clears_the_session_and_records_at_once_is_credited(host: Host, client: FlaskClient) -> None:
+    follow(host, client)
+    client.post("/signup", data={"name": "mia"})
+    assert owners(host) == ["mia", "mia"]
+    assert not has_key(client)
+    assert client.post("/act/BOUGHT").text != ""
+
+
+def test_login_that_clears_the_session_takes_all_clicks_along(host: Host, client: FlaskClient) -> None:
+    with host.app.app_context():
+        host.user("mia")
+    for path in ("/a", "/b", "/c"):
+        follow(host, client, path)
+    client.post("/login", data={"name": "mia"})
+    assert owners(host) == ["mia"] * 3
+    assert not has_key(client)
+
+
+def test_link_is_one_update_however_many_rows(host: Host, client: FlaskClient) -> None:
+    with host.app.app_context():
+        host.user("mia")
+    for path in ("/a", "/b", "/c"):
+        follow(host, client, path)
+    with host.app.app_context(), statements(host.db) as sent:
+        client.post("/login", data={"name": "mia"})
+    assert len([statement for statement in sent if "referral" in statement]) == 1
+
+
+def test_remembered_visitor_is_joined_too(host: Host, client: FlaskClient) -> None:
+    client.post("/signup", data={"name": "mia", "remember": "1"})
+    client.delete_cookie("session")  # the browser was closed
+    follow(host, client)
+    assert client.post("/act/BOUGHT").text != ""
+    assert set(owners(host)) == {"mia"}
+
+
+def test_next_person_on_the_browser_inherits_nothing(host: Host, client: FlaskClient) -> None:
+    follow(host, client)
+    before = client.get_cookie("session")
+    assert before is not None
+    client.post("/signup", data={"name": "mia"})
+    client.post("/logout")
+    client.post("/signup", data={"name": "next"})
+    assert client.post("/act/BOUGHT").text == ""
+    client.post("/logout")
+    client.set_cookie("session", before.value)  # an old cookie, kept
+    assert client.post("/act/BOUGHT").text == ""
+    client.post("/login", data={"name": "next"})
+    assert client.post("/act/BOUGHT").text == ""
+    assert owners(host) == ["mia", "mia"]
+
+
+def test_logout_drops_the_key(host: Host, client: FlaskClient) -> None:
+    follow(host, client)
+    assert has_key(client)
+    client.post("/logout")
+    assert not has_key(client)
+
+
+def test_first_claim_wins_under_a_race(host: Host, client: FlaskClient) -> None:
+    for path in ("/a", "/b", "/c"):
+        follow(host, client, path)
+    cookie = client.get_cookie("session")
+    assert cookie is not None
+    with host.app.app_context():
+        for number in range(4):
+            host.user(f"user{number}")
+    won: list[str] = []
+
+    def count(app: object, response: ReferralResponse) -> None:
+        won.append(response.user.name)
+
+    def log_in(name: str) -> None:
+        browser = host.client()
+        browser.set_cookie("session", cookie.value)
+        browser.post("/login", data={"name": name})
+
+    with user_linked_to_response.connected_to(count, host.app):
+        in_parallel([partial(log_in, f"user{number}") for number in range(4)])
+    assert len(won) == 3
+    assert owners(host) == won[:1] * 3
+
+
+def test_user_who_is_not_stored_yet_is_flushed_and_joined_with_the_hosts_commit(
+    host: Host, client: FlaskClient
+) -> None:
+    @host.app.post("/late")
+    def late() -> str:
+        user = host.User(name="late")
+        host.db.session.add(user)
+        login_user(user)  # as Flask-Security does at registration
+        if "fail" in request.args:
+            host.db.session.rollback()
+        else:
+            host.db.session.commit()
+        return ""
+
+    follow(host, client)
+    client.post("/late?fail=1")
+    assert owners(host) == [None]
+    assert has_key(client)
+    client.post("/late")
+    assert owners(host) == ["late"]
+    assert not has_key(client)
+
+
+def test_login_works_when_the_link_cannot_be_written(
+    host: Host, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with host.app.app_context():
+        host.user("mia")
+    follow(host, client)
+    with host.app.app_context():
+        host.referrals.ReferralResponse.__table__.drop(host.db.engine)  # type: ignore[attr-defined]
+    assert client.post("/login", data={"name": "mia"}).status_code == 302
+    assert len(caplog.records) == 1
+
+
+class TestWithoutFlaskLogin:
+    """A home-made login."""
+
+    @pytest.fixture
+    def host(self, new_host: MakeHost) -> Host:
+        host = new_host(with_login=False)
+
+        @host.referrals.user_loader
+        def load_user() -> object:
+            return host.db.session.get(host.User, session["user_id"]) if "user_id" in session else None
+
+        @host.app.post("/login")
+        def log_in() -> str:
+            user = host.db.session.scalars(sa.select(host.User)).one()
+            if request.form.get("clear"):
+                session.clear()
+            session["user_id"] = user.id
+            if request.form.get("link"):
+                host.referrals.link_user(user)
+            return ""
+
+        with host.app.app_context():
+            host.user("mia")
+        return host
+
+    def test_link_user_joins_after_the_session_was_cleared(self, host: Host, client: FlaskClient) -> None:
+        code = follow(host, client)
+        client.post("/login", data={"clear": "1", "link": "1"})
+        assert owners(host) == ["mia"]
+        assert client.post("/act/BOUGHT").text == code
+
+    def test_first_action_joins_when_nothing_else_did(self, host: Host, client: FlaskClient) -> None:
+        code = follow(host, client)
+        client.post("/login")
+        assert client.post("/act/BOUGHT").text == code
+        assert owners(host) == ["mia", "mia"]
+        assert not has_key(client)
+
+
+def test_responses_of_one_referral_can_be_linked_by_hand(host: Host, client: FlaskClient) -> None:
+    for path in ("/a", "/b"):
+        follow(host, client, path)
+    with host.app.app_context():
+        mia = host.user("mia")
+        referral = host.db.session.scalars(sa.select(Referral).where(Referral.redirect_to == "/a")).one()
+        key = host.responses()[0].session_key
+        assert key is not None
+        referral.link_responses_to_user(mia, key)
+    assert owners(host) == ["mia", None]
