@@ -1,0 +1,82 @@
+"""Kettle & Leaf, a small shop that thanks its customers for passing it on.
+
+``flask --app example_app demo`` prepares the database and serves the shop. Any other server can
+serve ``example_app:create_app()`` on a database that was prepared so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from datetime import timezone
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from flask import Response
+from flask import render_template
+from flask.typing import ResponseReturnValue
+from markupsafe import Markup
+
+from . import account
+from . import auth
+from . import demo
+from . import shop
+from .extensions import db
+from .extensions import login
+from .extensions import migrate
+from .extensions import referrals
+from .instance import secret_key
+from .models import User
+from .models import money
+
+
+def create_app(config: Mapping[str, Any] | None = None, instance_path: str | None = None) -> Flask:
+    """Make the shop. Settings: defaults, then ``FLASK_…`` in the environment, then ``config``."""
+    app = Flask(__name__, instance_path=instance_path)
+    app.config.from_mapping(
+        SQLALCHEMY_DATABASE_URI="sqlite:///shop.sqlite",  # in the instance folder
+        SESSION_COOKIE_SAMESITE="Lax",  # every change is a POST, and no other site's POST is ours
+        MAX_CONTENT_LENGTH=64 * 1024,
+        REFERRALS_ACTION_DISPLAY={
+            "RESPONDED": "Clicked",
+            "SIGNED_UP": "Signed up",
+            "PURCHASED": "Purchased",
+        },
+    )
+    app.config.from_prefixed_env()
+    app.config.from_mapping(config or {})
+    if not app.config["SECRET_KEY"]:
+        app.config["SECRET_KEY"] = secret_key(Path(app.instance_path))
+
+    db.init_app(app)
+    migrate.init_app(app, db, directory=str(Path(__file__).parent / "migrations"))
+    login.init_app(app)
+    referrals.init_app(app, user_model=User)
+
+    app.register_blueprint(shop.bp)
+    app.register_blueprint(auth.bp)
+    app.register_blueprint(account.bp)
+    app.cli.add_command(demo.command)
+    app.add_template_filter(money)
+    app.add_template_filter(moment)
+    app.register_error_handler(404, not_found)
+    app.after_request(add_security_headers)
+    return app
+
+
+def moment(value: datetime) -> Markup:
+    # PostgreSQL answers in its own zone; SQLite and MariaDB drop the zone of what was UTC.
+    utc = value.astimezone(timezone.utc) if value.tzinfo else value
+    html = Markup('<time datetime="{0:%Y-%m-%dT%H:%M}Z">{0:%d %b %Y, %H:%M} UTC</time>')
+    return html.format(utc)
+
+
+def not_found(error: Exception) -> ResponseReturnValue:
+    return render_template("404.html"), 404
+
+
+def add_security_headers(response: Response) -> Response:
+    response.headers.setdefault("Content-Security-Policy", "default-src 'self'")
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    return response
