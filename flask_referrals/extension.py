@@ -85,13 +85,12 @@ class Referrals:
         if not isinstance(db, SQLAlchemy):
             raise ConfigurationError("This app has no Flask-SQLAlchemy: call 'db.init_app(app)' before the referrals'.")
         config.apply(app)
-        with app.app_context():
-            models = registry.get_models(
-                db,
-                user_model=user_model or self._user_model,
-                referral_model=referral_model or self._referral_model,
-                response_model=response_model or self._response_model,
-            )
+        models = registry.get_models(
+            db,
+            user_model=user_model or self._user_model,
+            referral_model=referral_model or self._referral_model,
+            response_model=response_model or self._response_model,
+        )
         app.extensions[EXTENSION_KEY] = AppState(self, db, models)
         app.register_blueprint(views.blueprint, url_prefix=app.config["REFERRALS_URL_PREFIX"])
         templating.init_app(app)

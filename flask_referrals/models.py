@@ -48,13 +48,13 @@ class ReferralMixin(RecordMixin):
 
     _user_backref = "referral_codes"
 
-    code: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-1)
-    label: Mapped[str] = mapped_column(sa.String(100), default="", sort_order=-1)
-    redirect_to: Mapped[str] = mapped_column(sa.String(2048), sort_order=-1)
+    code: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-2)
+    label: Mapped[str] = mapped_column(sa.String(100), default="", sort_order=-2)
+    redirect_to: Mapped[str] = mapped_column(sa.String(2048), sort_order=-2)
     #: A digest of user, target and the two above: what makes :meth:`create` find the one row there is.
-    identity: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-1)
+    identity: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-2)
     #: From this moment on the link leads on, but records nothing and earns nothing.
-    expired_at: Mapped[datetime | None] = mapped_column(TIME, sort_order=-1)
+    expired_at: Mapped[datetime | None] = mapped_column(TIME, sort_order=-2)
 
     if t.TYPE_CHECKING:
         responses: DynamicMapped["ReferralResponseMixin"]
@@ -90,7 +90,8 @@ class ReferralMixin(RecordMixin):
         :param target: the object the link is about, an instance of a model.
         :param code: the code of a new referral, 1 to 64 letters, digits, ``-`` or ``_``; random when left out.
         :param expires_at: when a new referral expires, an aware time.
-        :param commit: commit the session; ``False`` flushes only, inside the host's transaction.
+        :param commit: commit the session when a referral was made; ``False`` flushes only, inside the host's
+            transaction.
         :raises InvalidValueError: an argument cannot be accepted; nothing was written.
         :raises CodeTakenError: another referral has the code.
         """
@@ -232,24 +233,24 @@ class ReferralResponseMixin(RecordMixin):
     __referral_model__: t.ClassVar[type[t.Any]]
 
     #: The visitor's random key; never a session's id.
-    session_key: Mapped[str | None] = mapped_column(exact(43), sort_order=-1)
-    action: Mapped[str] = mapped_column(exact(128), sort_order=-1)
+    session_key: Mapped[str | None] = mapped_column(exact(43), sort_order=-2)
+    action: Mapped[str] = mapped_column(exact(128), sort_order=-2)
     #: Whether the visitor answered the link itself: a click, or :meth:`ReferralMixin.respond`. Credit rests on these.
-    is_touch: Mapped[bool] = mapped_column(default=False, sort_order=-1)
+    is_touch: Mapped[bool] = mapped_column(default=False, sort_order=-2)
     #: The reason code why it does not count; ``None``: it counts.
-    ignored: Mapped[str | None] = mapped_column(exact(20), sort_order=-1)
-    ip_address: Mapped[str | None] = mapped_column(sa.String(45), sort_order=-1)
-    http_referrer: Mapped[str | None] = mapped_column(sa.String(1024), sort_order=-1)
-    user_agent: Mapped[str | None] = mapped_column(sa.String(255), sort_order=-1)
-    key: Mapped[str | None] = mapped_column(exact(128), sort_order=-1)
-    value: Mapped[Decimal | None] = mapped_column(MONEY, sort_order=-1)
-    currency: Mapped[str | None] = mapped_column(sa.String(3), sort_order=-1)
-    params: Mapped[dict[str, t.Any] | None] = mapped_column(sa.JSON(none_as_null=True), sort_order=-1)
+    ignored: Mapped[str | None] = mapped_column(exact(20), sort_order=-2)
+    ip_address: Mapped[str | None] = mapped_column(sa.String(45), sort_order=-2)
+    http_referrer: Mapped[str | None] = mapped_column(sa.String(1024), sort_order=-2)
+    user_agent: Mapped[str | None] = mapped_column(sa.String(255), sort_order=-2)
+    key: Mapped[str | None] = mapped_column(exact(128), sort_order=-2)
+    value: Mapped[Decimal | None] = mapped_column(MONEY, sort_order=-2)
+    currency: Mapped[str | None] = mapped_column(sa.String(3), sort_order=-2)
+    params: Mapped[dict[str, t.Any] | None] = mapped_column(sa.JSON(none_as_null=True), sort_order=-2)
 
     @declared_attr
     def referral_id(cls) -> Mapped[int]:
         """The referral's key."""
-        return mapped_column(sa.ForeignKey(cls.__referral_model__.id, ondelete="CASCADE"), sort_order=-1)
+        return mapped_column(sa.ForeignKey(cls.__referral_model__.id, ondelete="CASCADE"), sort_order=-2)
 
     @declared_attr
     def referral(cls) -> Mapped[t.Any]:

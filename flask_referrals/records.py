@@ -51,7 +51,8 @@ class RecordMixin:
 
         def __init__(self, **columns: t.Any) -> None: ...
 
-    id: Mapped[int] = mapped_column(KEY, primary_key=True, sort_order=-1)
+    # The sort orders put our columns before those a host adds, the key first.
+    id: Mapped[int] = mapped_column(KEY, primary_key=True, sort_order=-3)
     created_at: Mapped[datetime] = mapped_column(TIME, default=now, sort_order=-1)
     target_type: Mapped[str | None] = mapped_column(exact(100), sort_order=-1)
     target_id: Mapped[str | None] = mapped_column(exact(64), sort_order=-1)
@@ -79,7 +80,9 @@ class RecordMixin:
     @property
     def target(self) -> t.Any:
         """The object this is about, or ``None``, also when it has been deleted."""
-        return targets.load(self.target_type, self.target_id)
+        # Held here, for the session holds its objects weakly: asking again costs no statement.
+        self._target = targets.load(self.target_type, self.target_id)
+        return self._target
 
     @target.setter
     def target(self, target: t.Any) -> None:

@@ -90,7 +90,8 @@ T = t.TypeVar("T")
 
 
 def _declared(db: SQLAlchemy, mixin: type[T], option: str) -> type[T] | None:
-    found = [mapper.class_ for mapper in mappers_of(db) if issubclass(mapper.class_, mixin)]
+    roots = (mapper.class_ for mapper in mappers_of(db) if mapper.inherits is None)
+    found = [model for model in roots if issubclass(model, mixin)]
     if len(found) > 1:
         names = " and ".join(sorted(model.__name__ for model in found))
         raise ConfigurationError(f"There are {names}: say which one is meant with Referrals({option}=...).")

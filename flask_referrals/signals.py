@@ -42,13 +42,15 @@ def send(signal: NamedSignal, app: Flask, **payload: t.Any) -> None:
 
 
 def send_after_commit(session: Session, signal: NamedSignal, **payload: t.Any) -> None:
-    """Send a signal once the session's running transaction is durable.
+    """Send a signal once the session's running transaction is durable, if anybody listens.
 
     :param session: the host's session, inside a transaction.
     :param signal: one of the signals above.
     :param payload: the one object the receivers are given; nothing is sent when it was rolled back with a savepoint.
     """
     app = t.cast(Flask, unwrapped(current_app))
+    if not signal.has_receivers_for(app):
+        return
 
     def send_if_stored() -> None:
         if all(sa.inspect(obj).persistent for obj in payload.values()):

@@ -59,7 +59,7 @@ def follow(code: str) -> Response:
 
 def _redirect(*targets: str | None) -> Response:
     locations = map(target_location, [*targets, current_app.config["REFERRALS_FALLBACK_URL"]])
-    response = t.cast(Response, flask.redirect(next(filter(None, locations)), 302))
+    response = t.cast(Response, flask.redirect(next(filter(None, locations), "/"), 302))
     response.headers["X-Robots-Tag"] = "noindex"
     return _no_store(response)
 
@@ -67,6 +67,12 @@ def _redirect(*targets: str | None) -> Response:
 def _no_store(response: Response) -> Response:
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+@blueprint.get("/", strict_slashes=False)
+def index() -> Response:
+    """Lead on whoever comes back here, from a page that asked them to log in before they made a link."""
+    return _redirect()
 
 
 @blueprint.post("/", strict_slashes=False)

@@ -66,6 +66,10 @@ def test_session_grows_by_less_than_200_bytes_whatever_the_number_of_clicks(
     assert ignored(host) == [None] * 20
 
 
+def test_bare_prefix_leads_on(client: FlaskClient) -> None:
+    assert client.get("/referrals/").headers["Location"] == "/"
+
+
 @pytest.mark.parametrize("code", ["unknown", "no.code", "x" * 65, "%00", "a%2Fb"])
 def test_unknown_code_is_not_found(host: Host, client: FlaskClient, code: str) -> None:
     assert client.get(f"/referrals/{code}").status_code == 404

@@ -162,6 +162,17 @@ def test_target_is_stored_and_found_again(host: Host, client: FlaskClient) -> No
         assert host.responses()[-1].target is None
 
 
+def test_target_is_loaded_once(host: Host) -> None:
+    with host.app.app_context():
+        mia, product = host.user("mia"), host.add(host.Product(name="tea"))
+        response = Referral.create("/").respond("CAME", user=mia, target=product)
+        _ = response.id
+        del product
+        with statements(host.db) as sent:
+            assert response.target.name + response.target.name == "teatea"
+        assert len(sent) == 1
+
+
 def test_referral_and_history_of_a_request_are_told(host: Host, client: FlaskClient) -> None:
     @host.app.get("/who")
     def who() -> str:
