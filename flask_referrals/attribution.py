@@ -1,25 +1,20 @@
-"""Which referral gets credit for what a visitor does, and whose a visitor's history becomes at login."""
+"""Which referral gets credit for what a visitor does."""
 
 import typing as t
+from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from datetime import timezone
 
 import sqlalchemy as sa
-from flask import Flask
 from flask import current_app
-from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.wrappers import Request
 
 from . import config
-from . import signals
 from . import visitors
 from .context import current_state
-from .identity import unwrapped
 from .identity import user_id
-from .transactions import Transaction
-from .transactions import after_commit
 
 if t.TYPE_CHECKING:
     from .models import ReferralMixin
@@ -65,118 +60,113 @@ def responses_of(visitor: Visitor) -> sa.Select[t.Any]:
 
 
 def credited(visitor: Visitor) -> "ReferralMixin | None":
-    """Return the referral that gets credit now: one statement.
+    """Return the referral that gets credit now: one statement, and a second with a policy of the host's own.
 
-    Candidates are the visitor's own touches (clicks, and what :meth:`.ReferralMixin.respond` recorded) on links that
-    have not expired and are not the visitor's own, as long as ``REFERRALS_ATTRIBUTION_WINDOW`` says; a repeated click
-    is not counted, but says as well as any other whom the visitor followed last.
+    A user's first credited action binds them to its referral; later actions follow it, whatever the window. Else a
+    touch decides (a click, or what :meth:`.ReferralMixin.respond` recorded): the last or the first, as
+    ``REFERRALS_ATTRIBUTION`` says, of those on links that have not expired and are not the visitor's own, within
+    ``REFERRALS_ATTRIBUTION_WINDOW``. A repeated click is not counted, but says as well as any other whom the visitor
+    followed last.
 
     :param visitor: somebody, not nobody.
     """
     state = current_state()
     referral, response = state.models.referral, state.models.response
-    now = datetime.now(timezone.utc)
+    policy = current_app.config["REFERRALS_ATTRIBUTION"]
+    if callable(policy):
+        return _chosen_by(policy, visitor)
+    order = newest_first(response) if policy == "last" else _oldest_first(response)
+    touched = _touches(visitor).with_only_columns(response.referral_id).order_by(*order).limit(1)
+    winner_id: sa.ColumnElement[t.Any] = touched.scalar_subquery()
+    if visitor.user_id is not None:
+        winner_id = sa.func.coalesce(_bound_id(visitor.user_id), winner_id)
+    return state.session.scalar(sa.select(referral).where(referral.id == winner_id, _is_active(referral)))
+
+
+def _chosen_by(policy: Callable[[Sequence[t.Any]], t.Any], visitor: Visitor) -> "ReferralMixin | None":
+    state = current_state()
+    if visitor.user_id is not None:
+        bound = referrer_of(visitor.user_id)
+        if bound is not None:
+            return bound if bound.is_active() else None
+    response = state.models.response
+    candidates = _touches(visitor).options(sa.orm.contains_eager(response.referral)).order_by(*newest_first(response))
+    touch = policy(state.session.scalars(candidates).all())
+    return touch.referral if touch is not None else None
+
+
+def referrer_of(user_id: t.Any) -> "ReferralMixin | None":
+    """Return the referral a user is bound to: that of their first credited action. One statement.
+
+    :param user_id: the user's key.
+    """
+    state = current_state()
+    referral = state.models.referral
+    return state.session.scalar(sa.select(referral).where(referral.id == _bound_id(user_id)))
+
+
+def referred_by(user_id: t.Any) -> Sequence[t.Any]:
+    """Return the users who are bound to a user's referrals, in the order in which they came. One statement.
+
+    :param user_id: the key of the user who passed the links on.
+    :return: the users; in an app without a user model what is stored for them.
+    """
+    state = current_state()
+    referral, response, user = state.models.referral, state.models.response, state.models.user
+    earlier = sa.orm.aliased(response)
+    is_earlier = sa.or_(
+        earlier.created_at < response.created_at,
+        sa.and_(earlier.created_at == response.created_at, earlier.id < response.id),
+    )
+    bound_before = sa.exists().where(earlier.user_id == response.user_id, _is_credited(earlier), is_earlier)
+    bound = (
+        sa.select(response.user_id)
+        .join(referral, response.referral_id == referral.id)
+        .where(referral.user_id == user_id, response.user_id.is_not(None), _is_credited(response), ~bound_before)
+        .order_by(*_oldest_first(response))
+    )
+    if user is not None:
+        bound = bound.join(response.user).with_only_columns(user)
+    return state.session.scalars(bound).all()
+
+
+def _touches(visitor: Visitor) -> sa.Select[t.Any]:
+    """Select the touches that may earn credit now."""
+    models = current_state().models
+    referral, response = models.referral, models.response
     touches = (
         responses_of(visitor)
         .join(referral, response.referral_id == referral.id)
         .where(response.is_touch, sa.or_(response.ignored.is_(None), response.ignored == "repeat"))
-        .where(sa.or_(referral.expired_at.is_(None), referral.expired_at > now))
+        .where(_is_active(referral))
     )
     if visitor.user_id is not None:
         touches = touches.where(sa.or_(referral.user_id.is_(None), referral.user_id != visitor.user_id))
     window = config.duration("REFERRALS_ATTRIBUTION_WINDOW")
     if window is not None:
-        touches = touches.where(response.created_at >= now - window)
+        touches = touches.where(response.created_at >= datetime.now(timezone.utc) - window)
+    return touches
 
-    policy = current_app.config["REFERRALS_ATTRIBUTION"]
-    if callable(policy):
-        candidates = touches.options(sa.orm.contains_eager(response.referral)).order_by(*newest_first(response))
-        touch = policy(state.session.scalars(candidates).all())
-        return touch.referral if touch is not None else None
-    order = newest_first(response) if policy == "last" else (response.created_at, response.id)
-    return state.session.scalar(touches.with_only_columns(referral).order_by(*order).limit(1))
+
+def _bound_id(user_id: t.Any) -> sa.ScalarSelect[t.Any]:
+    """Select the key of the referral that a user is bound to."""
+    response = current_state().models.response
+    bound = sa.select(response.referral_id).where(response.user_id == user_id, _is_credited(response))
+    return bound.order_by(*_oldest_first(response)).limit(1).scalar_subquery()
+
+
+def _is_credited(model: "type[ReferralResponseMixin]") -> sa.ColumnElement[bool]:
+    return sa.and_(model.is_touch.is_(False), model.ignored.is_(None))
+
+
+def _is_active(model: "type[ReferralMixin]") -> sa.ColumnElement[bool]:
+    return sa.or_(model.expired_at.is_(None), model.expired_at > datetime.now(timezone.utc))
+
+
+def _oldest_first(model: "type[ReferralResponseMixin]") -> Sequence[sa.ColumnElement[t.Any]]:
+    return model.created_at.asc(), model.id.asc()
 
 
 def newest_first(model: "type[ReferralResponseMixin]") -> Sequence[sa.ColumnElement[t.Any]]:
     """Order by time; the id only breaks ties: on a cluster ids do not follow time."""
     return model.created_at.desc(), model.id.desc()
-
-
-def claim(transaction: Transaction, visitor: Visitor, *, referral_id: int | None = None) -> None:
-    """Give a user the responses that nobody has claimed, in one UPDATE: the first claim wins.
-
-    Clicks on the user's own links turn out to be their own. ``user_linked_to_response`` is sent for each row that was
-    won here, once it is durable.
-
-    :param transaction: what to write in.
-    :param visitor: a user, with the key they had as a visitor.
-    :param referral_id: claim the responses to this referral alone.
-    """
-    state = current_state()
-    referral, response = state.models.referral, state.models.response
-    session = transaction.session
-    unclaimed = [response.session_key == visitor.key, response.user_id.is_(None)]
-    if referral_id is not None:
-        unclaimed.append(response.referral_id == referral_id)
-    own_link = sa.exists().where(referral.id == response.referral_id, referral.user_id == visitor.user_id)
-    update = (
-        sa.update(response)
-        .where(*unclaimed)
-        .values(
-            user_id=visitor.user_id,
-            ignored=sa.case((sa.and_(response.ignored.is_(None), own_link), "self"), else_=response.ignored),
-        )
-        .execution_options(synchronize_session=False)
-    )
-    app = t.cast(Flask, unwrapped(current_app))
-    won: Sequence[int] = ()
-    with transaction.write():
-        if signals.user_linked_to_response.has_receivers_for(app):
-            won = session.scalars(sa.select(response.id).where(*unclaimed).with_for_update()).all()
-        session.execute(update)
-
-    def announce() -> None:
-        linked = sa.select(response).where(response.id.in_(won)).order_by(response.created_at, response.id)
-        for each in session.scalars(linked).all():
-            signals.send(signals.user_linked_to_response, app, response=each)
-
-    if won:
-        after_commit(session, announce)
-
-
-def join(transaction: Transaction, visitor: Visitor) -> None:
-    """Make a visitor's history that of the user they turned out to be, and then forget the key."""
-    claim(transaction, visitor)
-    after_commit(transaction.session, visitors.drop_key)
-
-
-def link_user(user: t.Any, *, commit: bool) -> None:
-    """Do what :meth:`.Referrals.link_user` promises."""
-    key = visitors.get_key(visitors.resolve_request())
-    if key is not None:
-        state = current_state()
-        transaction = Transaction(state.session, state.models.response, commit=commit)
-        join(transaction, Visitor(user_id(user), key))
-        transaction.commit()
-
-
-def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
-    """Receive Flask-Login's signals: link the user, and never break the login.
-
-    The host's transaction is committed, unless it has changes of its own waiting: then the link becomes durable with
-    them, or at the first recorded action.
-    """
-    if visitors.get_key(visitors.resolve_request()) is None:
-        return
-    session = current_state().session
-    host_is_writing = bool(session.new or session.dirty or session.deleted)
-    session.flush()  # the host's own errors stay the host's
-    try:
-        link_user(user, commit=not host_is_writing)
-    except SQLAlchemyError:
-        app.logger.exception("A visitor's responses could not be linked to the user who logged in.")
-
-
-def forget_at_logout(app: Flask, **extra: t.Any) -> None:
-    """Receive Flask-Login's signal: what the next person on this browser does is not this user's."""
-    visitors.drop_key()

@@ -8,8 +8,8 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from werkzeug.wrappers import Request
 
-from . import attribution
 from . import config
+from . import joining
 from . import registry
 from . import targets
 from . import templating
@@ -155,7 +155,7 @@ class Referrals:
         :param commit: commit the session; ``False`` flushes only, inside the host's transaction.
         :raises InvalidValueError: it is no user of this app.
         """
-        attribution.link_user(user, commit=commit)
+        joining.link_user(user, commit=commit)
 
     def register_target(
         self,
@@ -183,6 +183,6 @@ def _follow_logins(app: Flask) -> None:
         import flask_login
     except ImportError:  # it is not required
         return
-    flask_login.user_logged_in.connect(attribution.link_at_login, app)
-    flask_login.user_loaded_from_cookie.connect(attribution.link_at_login, app)
-    flask_login.user_logged_out.connect(attribution.forget_at_logout, app)
+    flask_login.user_logged_in.connect(joining.link_at_login, app)
+    flask_login.user_loaded_from_cookie.connect(joining.link_at_login, app)
+    flask_login.user_logged_out.connect(joining.forget_at_logout, app)

@@ -25,6 +25,7 @@ from werkzeug.wrappers import Request
 
 from . import attribution
 from . import creation
+from . import joining
 from . import recording
 from . import reporting
 from . import urls
@@ -148,6 +149,25 @@ class ReferralMixin(RecordMixin):
         return cls.referral_for_request(request)
 
     @classmethod
+    def referrer_of(cls, user: t.Any) -> "Self | None":
+        """Return the referral that brought a user, or ``None``: that of their first credited action.
+
+        Later actions of theirs follow it, whatever links they click on then.
+
+        :param user: the user.
+        """
+        return t.cast("Self | None", attribution.referrer_of(id_of_user(user)))
+
+    @classmethod
+    def referred_by(cls, user: t.Any) -> Sequence[t.Any]:
+        """Return the users whom a user's referrals brought, in the order in which they came.
+
+        :param user: the user who passed the links on.
+        :return: the users; in an app without a user model what is stored for them.
+        """
+        return attribution.referred_by(id_of_user(user))
+
+    @classmethod
     def referral_responses_for_request(cls, request: Request | None = None) -> "Sequence[ReferralResponseMixin]":
         """Return everything recorded for whoever makes this request, newest first.
 
@@ -199,7 +219,7 @@ class ReferralMixin(RecordMixin):
         state = current_state()
         transaction = Transaction(state.session, state.models.response, commit=commit)
         visitor = attribution.Visitor(id_of_user(user), session_key)
-        attribution.claim(transaction, visitor, referral_id=self.id)
+        joining.claim(transaction, visitor, referral_id=self.id)
         transaction.commit()
 
     @property

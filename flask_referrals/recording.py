@@ -18,9 +18,9 @@ from . import visitors
 from .attribution import Visitor
 from .attribution import credited
 from .attribution import identify
-from .attribution import join
 from .context import current_state
 from .exceptions import InvalidValueError
+from .joining import join
 from .transactions import Transaction
 from .transactions import after_commit
 

@@ -1,0 +1,98 @@
+"""Whose a visitor's history becomes when they turn out to be a user."""
+
+import typing as t
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from flask import Flask
+from flask import current_app
+from sqlalchemy.exc import SQLAlchemyError
+
+from . import signals
+from . import visitors
+from .attribution import Visitor
+from .context import current_state
+from .identity import unwrapped
+from .identity import user_id
+from .transactions import Transaction
+from .transactions import after_commit
+
+
+def claim(transaction: Transaction, visitor: Visitor, *, referral_id: int | None = None) -> None:
+    """Give a user the responses that nobody has claimed, in one UPDATE: the first claim wins.
+
+    Clicks on the user's own links turn out to be their own. ``user_linked_to_response`` is sent for each row that was
+    won here, once it is durable.
+
+    :param transaction: what to write in.
+    :param visitor: a user, with the key they had as a visitor.
+    :param referral_id: claim the responses to this referral alone.
+    """
+    state = current_state()
+    referral, response = state.models.referral, state.models.response
+    session = transaction.session
+    unclaimed = [response.session_key == visitor.key, response.user_id.is_(None)]
+    if referral_id is not None:
+        unclaimed.append(response.referral_id == referral_id)
+    own_link = sa.exists().where(referral.id == response.referral_id, referral.user_id == visitor.user_id)
+    update = (
+        sa.update(response)
+        .where(*unclaimed)
+        .values(
+            user_id=visitor.user_id,
+            ignored=sa.case((sa.and_(response.ignored.is_(None), own_link), "self"), else_=response.ignored),
+        )
+        .execution_options(synchronize_session=False)
+    )
+    app = t.cast(Flask, unwrapped(current_app))
+    won: Sequence[int] = ()
+    with transaction.write():
+        if signals.user_linked_to_response.has_receivers_for(app):
+            won = session.scalars(sa.select(response.id).where(*unclaimed).with_for_update()).all()
+        session.execute(update)
+
+    def announce() -> None:
+        linked = sa.select(response).where(response.id.in_(won)).order_by(response.created_at, response.id)
+        for each in session.scalars(linked).all():
+            signals.send(signals.user_linked_to_response, app, response=each)
+
+    if won:
+        after_commit(session, announce)
+
+
+def join(transaction: Transaction, visitor: Visitor) -> None:
+    """Make a visitor's history that of the user they turned out to be, and then forget the key."""
+    claim(transaction, visitor)
+    after_commit(transaction.session, visitors.drop_key)
+
+
+def link_user(user: t.Any, *, commit: bool) -> None:
+    """Do what :meth:`.Referrals.link_user` promises."""
+    key = visitors.get_key(visitors.resolve_request())
+    if key is not None:
+        state = current_state()
+        transaction = Transaction(state.session, state.models.response, commit=commit)
+        join(transaction, Visitor(user_id(user), key))
+        transaction.commit()
+
+
+def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
+    """Receive Flask-Login's signals: link the user, and never break the login.
+
+    The host's transaction is committed, unless it has changes of its own waiting: then the link becomes durable with
+    them, or at the first recorded action.
+    """
+    if visitors.get_key(visitors.resolve_request()) is None:
+        return
+    session = current_state().session
+    host_is_writing = bool(session.new or session.dirty or session.deleted)
+    session.flush()  # the host's own errors stay the host's
+    try:
+        link_user(user, commit=not host_is_writing)
+    except SQLAlchemyError:
+        app.logger.exception("A visitor's responses could not be linked to the user who logged in.")
+
+
+def forget_at_logout(app: Flask, **extra: t.Any) -> None:
+    """Receive Flask-Login's signal: what the next person on this browser does is not this user's."""
+    visitors.drop_key()
