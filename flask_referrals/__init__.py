@@ -4,6 +4,7 @@ from .exceptions import CodeTakenError
 from .exceptions import ConfigurationError
 from .exceptions import InvalidValueError
 from .exceptions import ReferralsError
+from .exceptions import TooManyGuessesError
 from .extension import Referrals
 from .models import ReferralMixin
 from .models import ReferralResponseMixin
@@ -24,6 +25,7 @@ __all__ = [
     "ReferralResponseMixin",
     "Referrals",
     "ReferralsError",
+    "TooManyGuessesError",
     "current_referrals",
     "referral_created",
     "response_recorded",

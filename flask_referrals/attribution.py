@@ -1,7 +1,6 @@
 """Which referral gets credit for what a visitor does."""
 
 import typing as t
-from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,28 +70,40 @@ def credited(visitor: Visitor) -> "ReferralMixin | None":
     :param visitor: somebody, not nobody.
     """
     state = current_state()
-    referral, response = state.models.referral, state.models.response
-    policy = current_app.config["REFERRALS_ATTRIBUTION"]
-    if callable(policy):
-        return _chosen_by(policy, visitor)
-    order = newest_first(response) if policy == "last" else _oldest_first(response)
-    touched = _touches(visitor).with_only_columns(response.referral_id).order_by(*order).limit(1)
-    winner_id: sa.ColumnElement[t.Any] = touched.scalar_subquery()
+    referral = state.models.referral
+    if callable(current_app.config["REFERRALS_ATTRIBUTION"]):
+        bound = referrer_of(visitor.user_id) if visitor.user_id is not None else None
+        if bound is not None:
+            return bound if bound.is_active() else None
+        touch = winning_touch(visitor)
+        return touch.referral if touch is not None else None
+    winner_id: sa.ColumnElement[t.Any] = _first_choice(visitor, state.models.response.referral_id).scalar_subquery()
     if visitor.user_id is not None:
-        winner_id = sa.func.coalesce(_bound_id(visitor.user_id), winner_id)
+        winner_id = sa.func.coalesce(_binding(visitor.user_id, state.models.response.referral_id), winner_id)
     return state.session.scalar(sa.select(referral).where(referral.id == winner_id, _is_active(referral)))
 
 
-def _chosen_by(policy: Callable[[Sequence[t.Any]], t.Any], visitor: Visitor) -> "ReferralMixin | None":
+def winning_touch(visitor: Visitor) -> "ReferralResponseMixin | None":
+    """Return the touch that the policy prefers, for somebody who is not bound."""
     state = current_state()
-    if visitor.user_id is not None:
-        bound = referrer_of(visitor.user_id)
-        if bound is not None:
-            return bound if bound.is_active() else None
     response = state.models.response
+    policy = current_app.config["REFERRALS_ATTRIBUTION"]
+    if not callable(policy):
+        return t.cast("ReferralResponseMixin | None", state.session.scalar(_first_choice(visitor, response)))
     candidates = _touches(visitor).options(sa.orm.contains_eager(response.referral)).order_by(*newest_first(response))
-    touch = policy(state.session.scalars(candidates).all())
-    return touch.referral if touch is not None else None
+    chosen: ReferralResponseMixin | None = policy(state.session.scalars(candidates).all())
+    return chosen
+
+
+def binding_of(user_id: t.Any) -> "ReferralResponseMixin | None":
+    """Return the action that binds a user: the first that was credited.
+
+    :param user_id: the user's key.
+    """
+    state = current_state()
+    return state.session.scalar(
+        sa.select(state.models.response).where(state.models.response.id == _binding(user_id, state.models.response.id))
+    )
 
 
 def referrer_of(user_id: t.Any) -> "ReferralMixin | None":
@@ -102,7 +113,9 @@ def referrer_of(user_id: t.Any) -> "ReferralMixin | None":
     """
     state = current_state()
     referral = state.models.referral
-    return state.session.scalar(sa.select(referral).where(referral.id == _bound_id(user_id)))
+    return state.session.scalar(
+        sa.select(referral).where(referral.id == _binding(user_id, state.models.response.referral_id))
+    )
 
 
 def referred_by(user_id: t.Any) -> Sequence[t.Any]:
@@ -148,11 +161,19 @@ def _touches(visitor: Visitor) -> sa.Select[t.Any]:
     return touches
 
 
-def _bound_id(user_id: t.Any) -> sa.ScalarSelect[t.Any]:
-    """Select the key of the referral that a user is bound to."""
+def _first_choice(visitor: Visitor, what: t.Any) -> sa.Select[t.Any]:
+    """Select something of the touch that the policy "last" or "first" prefers."""
     response = current_state().models.response
-    bound = sa.select(response.referral_id).where(response.user_id == user_id, _is_credited(response))
-    return bound.order_by(*_oldest_first(response)).limit(1).scalar_subquery()
+    is_last = current_app.config["REFERRALS_ATTRIBUTION"] == "last"
+    order = newest_first(response) if is_last else _oldest_first(response)
+    return _touches(visitor).with_only_columns(what).order_by(*order).limit(1)
+
+
+def _binding(user_id: t.Any, what: t.Any) -> sa.ScalarSelect[t.Any]:
+    """Select a column of the action that binds a user."""
+    response = current_state().models.response
+    credited_actions = sa.select(what).where(response.user_id == user_id, _is_credited(response))
+    return credited_actions.order_by(*_oldest_first(response)).limit(1).scalar_subquery()
 
 
 def _is_credited(model: "type[ReferralResponseMixin]") -> sa.ColumnElement[bool]:

@@ -22,6 +22,8 @@ from .recording import CLICK
 from .recording import row_values
 from .transactions import Transaction
 
+_MAX_MARK = 100
+
 
 @dataclass(frozen=True)
 class Click:
@@ -103,11 +105,21 @@ def record(click: Click) -> None:
 
     :param click: a click on a link that has not expired.
     """
+    if click.ignored is not None and current_app.config["REFERRALS_IGNORED"] == "drop":
+        return
     model = current_state().models.response
     session, visitor = click.transaction.session, click.visitor
     if click.ignored is None and not visitor:
         visitor = Visitor(key=visitors.new_key())
-    values = row_values(click.referral_id, CLICK, visitor, click.request, is_touch=True, ignored=click.ignored)
+    values = row_values(
+        click.referral_id,
+        CLICK,
+        visitor,
+        click.request,
+        is_touch=True,
+        ignored=click.ignored,
+        params=_campaign(click.request),
+    )
     with click.transaction.write():
         result = session.execute(sa.insert(sa.inspect(model).local_table).values(values))
         (response_id,) = t.cast(t.Any, result).inserted_primary_key
@@ -117,3 +129,10 @@ def record(click: Click) -> None:
     app = t.cast(Flask, unwrapped(current_app))
     if signals.response_recorded.has_receivers_for(app):
         signals.send(signals.response_recorded, app, response=session.get(model, response_id))
+
+
+def _campaign(request: Request) -> dict[str, str] | None:
+    """Return the marks that ``REFERRALS_CAMPAIGN_PARAMS`` lets a link carry, at most 100 characters each."""
+    names = current_app.config["REFERRALS_CAMPAIGN_PARAMS"]
+    marks = {name: clients.storable(request.args[name], _MAX_MARK) for name in names if request.args.get(name)}
+    return marks or None

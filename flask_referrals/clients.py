@@ -95,6 +95,16 @@ def user_agent(request: Request) -> str | None:
     return storable(request.headers.get("User-Agent", ""), MAX_AGENT) or None
 
 
+def client_address(request: Request) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the client's whole address, which is never stored unless the host wants that."""
+    client_ip = current_state().extension.hooks.client_ip
+    try:
+        address = ipaddress.ip_address((client_ip(request) if client_ip else request.remote_addr) or "")
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
 def ip_address(request: Request) -> str | None:
     """Return what ``REFERRALS_IP_STORAGE`` lets us keep of the client's address, or ``None`` if it is none.
 
@@ -104,13 +114,9 @@ def ip_address(request: Request) -> str | None:
     storage = current_app.config["REFERRALS_IP_STORAGE"]
     if storage == "none":
         return None
-    try:
-        client_ip = current_state().extension.hooks.client_ip
-        address = ipaddress.ip_address((client_ip(request) if client_ip else request.remote_addr) or "")
-    except ValueError:
+    address = client_address(request)
+    if address is None:
         return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
     if storage == "truncated":
         kept_bits = 24 if address.version == 4 else 48
         return str(ipaddress.ip_network((address, kept_bits), strict=False).network_address)

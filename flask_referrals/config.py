@@ -30,6 +30,18 @@ DEFAULTS: dict[str, t.Any] = {
     "REFERRALS_ATTRIBUTION_WINDOW": None,
     # A visitor's further clicks on the same link within this time are one: timedelta or seconds; None: never.
     "REFERRALS_REPEAT_WINDOW": timedelta(minutes=30),
+    # The query arguments that bring a code to any page: "ref", several names, or None: none does.
+    "REFERRALS_QUERY_PARAM": None,
+    # What becomes of a click that does not count: "flag": it is stored with the reason; "drop": it is not.
+    "REFERRALS_IGNORED": "flag",
+    # Query arguments of a link that are stored with the click.
+    "REFERRALS_CAMPAIGN_PARAMS": ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content", "sub"),
+    # Whether a link's other query arguments are passed on to where it leads.
+    "REFERRALS_FORWARD_QUERY": False,
+    # Codes that nobody may choose, in any case of letters.
+    "REFERRALS_RESERVED_CODES": ("admin", "api", "new", "static"),
+    # How many wrong codes an address may type within an hour, in each process; None: any number.
+    "REFERRALS_GUESS_LIMIT": 10,
     # What is kept of an address: "truncated" (IPv4 /24, IPv6 /48), "full" or "none".
     "REFERRALS_IP_STORAGE": "truncated",
     # What is kept of the Referer header: its "origin", "full" or "none".
@@ -79,6 +91,24 @@ def _check_word(name: str, value: t.Any) -> None:
     _require(isinstance(value, str) and value != "", name, "a name")
 
 
+def _check_words(name: str, value: t.Any) -> None:
+    is_list = isinstance(value, (list, tuple, set, frozenset))
+    _require(is_list and all(isinstance(word, str) and word for word in value), name, "a list of names")
+
+
+def _check_optional_words(name: str, value: t.Any) -> None:
+    _check_words(name, as_words(value))
+
+
+def _check_switch(name: str, value: t.Any) -> None:
+    _require(isinstance(value, bool), name, "True or False")
+
+
+def _check_limit(name: str, value: t.Any) -> None:
+    valid = value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+    _require(valid, name, "a number above zero, or None")
+
+
 def _check_hosts(name: str, value: t.Any) -> None:
     _require(isinstance(value, (list, tuple, set, frozenset)), name, "a list of hosts")
     for pattern in value:
@@ -100,6 +130,12 @@ _CHECKS: dict[str, Callable[[str, t.Any], None]] = {
     "REFERRALS_ATTRIBUTION": _check_attribution,
     "REFERRALS_ATTRIBUTION_WINDOW": _check_duration,
     "REFERRALS_REPEAT_WINDOW": _check_duration,
+    "REFERRALS_QUERY_PARAM": _check_optional_words,
+    "REFERRALS_IGNORED": _check_choice("flag", "drop"),
+    "REFERRALS_CAMPAIGN_PARAMS": _check_words,
+    "REFERRALS_FORWARD_QUERY": _check_switch,
+    "REFERRALS_RESERVED_CODES": _check_words,
+    "REFERRALS_GUESS_LIMIT": _check_limit,
     "REFERRALS_IP_STORAGE": _check_choice("truncated", "full", "none"),
     "REFERRALS_REFERRER_STORAGE": _check_choice("origin", "full", "none"),
     "REFERRALS_ACTION_DISPLAY": _check_mapping,
@@ -124,6 +160,13 @@ def apply(app: Flask) -> None:
     if isinstance(app.config.get("SECRET_KEY_FALLBACKS"), (str, bytes)):
         # Each of its letters would be taken for a key.
         raise ConfigurationError("SECRET_KEY_FALLBACKS must be a list of keys, not one key.")
+
+
+def as_words(value: t.Any) -> t.Any:
+    """Return the names in a setting that may be one name, several or ``None``."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else value
 
 
 def duration(name: str) -> timedelta | None:

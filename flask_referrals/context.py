@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from .exceptions import ConfigurationError
 
 if t.TYPE_CHECKING:
+    from .attaching import GuessLimit
     from .extension import Referrals
     from .registry import Models
 
@@ -25,6 +26,7 @@ class AppState:
     extension: "Referrals"
     db: SQLAlchemy
     models: "Models"
+    guesses: "GuessLimit"
 
     @property
     def mappers(self) -> Iterable[Mapper[t.Any]]:

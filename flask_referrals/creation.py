@@ -8,6 +8,7 @@ import typing as t
 from datetime import datetime
 
 import sqlalchemy as sa
+from flask import current_app
 from sqlalchemy.exc import IntegrityError
 
 from . import signals
@@ -55,6 +56,8 @@ def create(
         )
     if code is not None and not (isinstance(code, str) and CODE.fullmatch(code)):
         raise InvalidValueError("code", "must be 1 to 64 letters, digits, '-' or '_'")
+    if code is not None and code.lower() in current_app.config["REFERRALS_RESERVED_CODES"]:
+        raise InvalidValueError("code", "is reserved")
     if expires_at is not None and expires_at.tzinfo is None:
         raise InvalidValueError("expires_at", "must be an aware time: datetime.now(timezone.utc), not utcnow()")
 

@@ -21,6 +21,10 @@ class InvalidValueError(ReferralsError, ValueError):
         self.field = field
 
 
+class TooManyGuessesError(ReferralsError):
+    """Too many wrong codes came from one address: ask it to wait an hour, with HTTP 429."""
+
+
 class CodeTakenError(InvalidValueError):
     """The code asked for belongs to another referral."""
 

@@ -14,6 +14,7 @@ from . import registry
 from . import targets
 from . import templating
 from . import views
+from .attaching import GuessLimit
 from .context import EXTENSION_KEY
 from .context import AppState
 from .context import current_state
@@ -91,7 +92,7 @@ class Referrals:
             referral_model=referral_model or self._referral_model,
             response_model=response_model or self._response_model,
         )
-        app.extensions[EXTENSION_KEY] = AppState(self, db, models)
+        app.extensions[EXTENSION_KEY] = AppState(self, db, models, GuessLimit())
         app.register_blueprint(views.blueprint, url_prefix=app.config["REFERRALS_URL_PREFIX"])
         templating.init_app(app)
         _follow_logins(app)

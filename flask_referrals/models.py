@@ -23,8 +23,10 @@ from sqlalchemy.orm import relationship
 from sqlalchemy.orm import validates
 from werkzeug.wrappers import Request
 
+from . import attaching
 from . import attribution
 from . import creation
+from . import explaining
 from . import joining
 from . import recording
 from . import reporting
@@ -112,6 +114,7 @@ class ReferralMixin(RecordMixin):
         key: str | None = None,
         value: Decimal | int | None = None,
         currency: str | None = None,
+        once: bool = False,
         commit: bool = True,
     ) -> "ReferralResponseMixin | None":
         """Record what a visitor does under the referral that gets credit for it.
@@ -126,13 +129,40 @@ class ReferralMixin(RecordMixin):
         :param key: makes it happen once: a second call with the same action and key returns the first response.
         :param value: what it was worth, a decimal with at most 10 digits before the point and 4 behind it.
         :param currency: the value's currency, as in ISO 4217.
+        :param once: make it happen once for this user (or visitor): a second call returns the first response.
         :param commit: commit the session; ``False`` flushes only, inside the host's transaction.
         :return: the response, or ``None`` when nobody gets credit.
         :raises InvalidValueError: an argument cannot be accepted; nothing was written.
         """
         return recording.record_action(
-            recording.Action(action, target, key, value, currency), user=user, request=request, commit=commit
+            recording.Action(action, target, key, value, currency, once), user=user, request=request, commit=commit
         )
+
+    @classmethod
+    def attach(
+        cls, code: str, *, user: t.Any = None, request: Request | None = None, commit: bool = True
+    ) -> "ReferralResponseMixin":
+        """Record that somebody typed a code into a form: it counts like having followed the link.
+
+        :param code: what was typed; blanks around it and, for a code of lower case, capitals do not matter.
+        :param user: who typed it, when it is not the user who is logged in.
+        :param request: the request, by default the current one.
+        :param commit: commit the session.
+        :return: the response, with the action ``ATTACHED``.
+        :raises InvalidValueError: there is no such code, or its referral has expired.
+        :raises TooManyGuessesError: too many wrong codes came from this address lately.
+        """
+        referral = attaching.find(code, visitors.resolve_request(request))
+        return referral.respond(attaching.ATTACH, user=user, request=request, commit=commit)
+
+    @classmethod
+    def explain(cls, who: t.Any = None) -> "list[explaining.Verdict]":
+        """Tell of every touch why it earns the credit now, or why not.
+
+        :param who: a user or a request, by default the current request.
+        :return: a verdict on each touch, newest first; before them one on the action that binds a user, if one does.
+        """
+        return explaining.explain(who)
 
     @classmethod
     def referral_for_request(cls, request: Request | None = None) -> "Self | None":
@@ -296,3 +326,15 @@ class ReferralResponseMixin(RecordMixin):
 
     def __str__(self) -> str:
         return self.action
+
+    def void(self, reason: str, *, commit: bool = True) -> "ReferralResponseMixin":
+        """Take this response out of all counts and credit, as after a refund or a fraud.
+
+        The row stays, with ``ignored`` set to ``void``, and the voiding is recorded as a response of its own, with the
+        action ``VOIDED`` and the reason in ``params``. A second call changes nothing.
+
+        :param reason: why, at most 200 characters.
+        :param commit: commit the session.
+        :return: the record of the voiding.
+        """
+        return recording.void(self, reason, commit=commit)

@@ -1,5 +1,6 @@
 """Recording what visitors do: a later action, and the click itself."""
 
+import hashlib
 import re
 import typing as t
 from dataclasses import dataclass
@@ -31,7 +32,11 @@ if t.TYPE_CHECKING:
 #: The action of a click.
 CLICK = "RESPONDED"
 
+#: The action of what takes another response out of the counts.
+VOID = "VOIDED"
+
 _MAX_ACTION = _MAX_KEY = 128
+_MAX_REASON = 200
 _CURRENCY = re.compile(r"[A-Z]{3}")
 
 
@@ -47,11 +52,14 @@ class Action:
     key: str | None = None
     value: Decimal | int | None = None
     currency: str | None = None
+    once: bool = False
 
     def __post_init__(self) -> None:
         _check_word("action", self.name, _MAX_ACTION)
         if self.key is not None:
             _check_word("key", self.key, _MAX_KEY)
+            if self.once:
+                raise InvalidValueError("once", "makes a key of its own: give one or the other")
         if self.value is not None:
             _check_value(self.value)
         if self.currency is not None and not (isinstance(self.currency, str) and _CURRENCY.fullmatch(self.currency)):
@@ -137,7 +145,7 @@ def _record(
         ignored="self" if is_own else None,
         target_type=target_type,
         target_id=target_id,
-        key=action.key,
+        key=_once_key(visitor) if action.once else action.key,
         value=action.value,
         currency=action.currency,
     )
@@ -145,17 +153,55 @@ def _record(
     def make() -> "ReferralResponseMixin":
         return model(**values)
 
-    if action.key is None:
+    if values["key"] is None:
         with transaction.write():
             response, is_new = make(), True
             transaction.session.add(response)
             transaction.session.flush()
     else:
-        find = sa.select(model).where(model.action == action.name, model.key == action.key)
+        same = model.key == values["key"]
+        if action.once and visitor.user_id is not None:
+            same = sa.or_(same, model.user_id == visitor.user_id)  # done already, as a visitor
+        find = sa.select(model).where(model.action == action.name, same).order_by(model.created_at, model.id).limit(1)
         response, is_new = transaction.get_or_add(find, make, attempts=1)
     if is_new:
         signals.send_after_commit(transaction.session, signals.response_recorded, response=response)
     return response
+
+
+def _once_key(visitor: Visitor) -> str:
+    """Return the key of what a user, or a visitor, does once; it gives neither away."""
+    who = f"user {visitor.user_id}" if visitor.user_id is not None else f"visitor {visitor.key}"
+    return f"once:{hashlib.sha256(who.encode()).hexdigest()}"
+
+
+def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "ReferralResponseMixin":
+    """Do what :meth:`.ReferralResponseMixin.void` promises."""
+    _check_word("reason", reason, _MAX_REASON)
+    model = current_state().models.response
+    transaction = Transaction(current_state().session, model, commit=commit)
+    key = f"response:{response.id}"
+
+    def make() -> "ReferralResponseMixin":
+        params = {"response": response.id, "reason": reason, "ignored": response.ignored}
+        response.ignored = "void"
+        return model(
+            referral_id=response.referral_id,
+            user_id=response.user_id,
+            action=VOID,
+            key=key,
+            target_type=response.target_type,
+            target_id=response.target_id,
+            ignored="void",
+            params=params,
+        )
+
+    find = sa.select(model).where(model.action == VOID, model.key == key)
+    record, is_new = transaction.get_or_add(find, make, attempts=1)
+    if is_new:
+        signals.send_after_commit(transaction.session, signals.response_recorded, response=record)
+        transaction.commit()
+    return record
 
 
 def row_values(

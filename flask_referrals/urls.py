@@ -1,5 +1,8 @@
 """Where this site is, the address of a referral, and the page a target stands for."""
 
+from collections.abc import Iterable
+from urllib.parse import parse_qsl
+from urllib.parse import urlencode
 from urllib.parse import urlsplit
 
 from flask import current_app
@@ -70,6 +73,22 @@ def target_location(target: str | None) -> str | None:
         hosts=[*_own_hosts(), *current_app.config["REFERRALS_ALLOWED_REDIRECT_HOSTS"]],
         require_https=has_request_context() and request.is_secure,
     )
+
+
+def with_query(location: str, arguments: Iterable[tuple[str, str]]) -> str:
+    """Add query arguments to a location; those it has already stay as they are.
+
+    :param location: the target's header value.
+    :param arguments: names and values.
+    :return: the new header value; the old one when the new one must not be sent.
+    """
+    parts = urlsplit(location)
+    present = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    added = urlencode([(name, value) for name, value in arguments if name not in present])
+    if not added:
+        return location
+    query = f"{parts.query}&{added}" if parts.query else added
+    return target_location(parts._replace(query=query).geturl()) or location
 
 
 def _path_of(endpoint: str) -> str:
