@@ -51,6 +51,10 @@ DEFAULTS: dict[str, t.Any] = {
 }
 
 
+#: So that a time before now is still a date.
+_LONGEST = timedelta(days=36525)
+
+
 def _require(valid: bool, name: str, rule: str) -> None:
     if not valid:
         raise ConfigurationError(f"{name} must be {rule}.")
@@ -64,11 +68,14 @@ def _check_choice(*choices: str) -> Callable[[str, t.Any], None]:
 
 
 def _check_duration(name: str, value: t.Any) -> None:
-    if not isinstance(value, timedelta):
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        _require(value is None or is_number, name, "a timedelta, a number of seconds, or None")
-        value = timedelta(seconds=value or 1)
-    _require(value > timedelta(0), name, "longer than zero, or None")
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            value = timedelta(seconds=value)
+        except (OverflowError, ValueError):  # infinite, or not a number
+            value = timedelta(0)
+    in_range = isinstance(value, timedelta) and timedelta(0) < value <= _LONGEST
+    rule = "a timedelta or a number of seconds, longer than zero and at most 100 years, or None"
+    _require(value is None or in_range, name, rule)
 
 
 def _check_attribution(name: str, value: t.Any) -> None:
@@ -82,9 +89,16 @@ def _check_path_prefix(name: str, value: t.Any) -> None:
 
 def _check_base_url(name: str, value: t.Any) -> None:
     if value is not None:
-        parts = urlsplit(value) if isinstance(value, str) else None
-        valid = parts is not None and parts.scheme in ("http", "https") and bool(parts.netloc)
-        _require(valid, name, "a URL such as 'https://shop.example', or None")
+        _require(isinstance(value, str) and _is_base_url(value), name, "a URL such as 'https://shop.example', or None")
+
+
+def _is_base_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        usable = parts.port is None or parts.port > 0
+    except ValueError:  # brackets, or a port that is none
+        return False
+    return usable and parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query + parts.fragment
 
 
 def _check_word(name: str, value: t.Any) -> None:
@@ -112,6 +126,7 @@ def _check_limit(name: str, value: t.Any) -> None:
 def _check_hosts(name: str, value: t.Any) -> None:
     _require(isinstance(value, (list, tuple, set, frozenset)), name, "a list of hosts")
     for pattern in value:
+        _require(isinstance(pattern, str), name, "a list of hosts")
         try:
             parse_host_pattern(pattern)
         except ValueError as error:

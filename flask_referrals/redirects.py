@@ -32,7 +32,7 @@ def parse_host_pattern(pattern: str) -> HostPattern:
     :raises ValueError: it is no such thing; ``*`` alone would allow everything.
     """
     match = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) else None
-    if match is None:
+    if match is None or not (match[3] is None or 0 < int(match[3]) < 65536):
         raise ValueError(f"{pattern!r} is not a host name, '.name' or '*.name'")
     prefix, host, port = match.groups(default="")
     return prefix, host.lower(), int(port) if port else None

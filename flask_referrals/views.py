@@ -1,7 +1,6 @@
 """The two routes: making a link, and following one."""
 
 import typing as t
-from urllib.parse import urlsplit
 
 import flask
 from flask import Blueprint
@@ -104,12 +103,15 @@ def _is_cross_site() -> bool:
     if fetch_site is not None:
         return fetch_site not in ("same-origin", "none")
     origin = request.headers.get("Origin")
-    return origin is not None and urlsplit(origin).netloc != request.host
+    return origin is not None and origin.partition("://")[2] != request.host
 
 
 def _fields() -> dict[str, str]:
     if request.mimetype == "application/json":
-        data = request.get_json()
+        try:
+            data = request.get_json()
+        except RecursionError:
+            raise BadRequest("The body is nested too deeply.") from None
         if not isinstance(data, dict):
             raise BadRequest("The body must be a JSON object.")
     elif request.mimetype in ("application/x-www-form-urlencoded", "multipart/form-data"):

@@ -29,7 +29,8 @@ from .identity import unwrapped
 SESSION_KEY = "_referral"
 
 _SALT = "flask-referrals.visitor"
-_KEY = re.compile(r"[A-Za-z0-9_-]{43}")
+# Key, time and signature. Python's base64 decoder skips what is not of its alphabet: such a text is refused unread.
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{64}")
 _DROPPED = "flask_referrals.key_dropped"
 
 #: How far a key's clock may be ahead of ours, when it was signed on another machine.
@@ -125,16 +126,13 @@ def _signer() -> TimestampSigner:
 
 def _verified(session: MutableMapping[str, t.Any] | None) -> str | None:
     token = session.get(SESSION_KEY) if session is not None else None
-    if not isinstance(token, str):
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         return None
     try:
-        value, signed_at = _signer().unsign(token, return_timestamp=True)
-        key = value.decode("ascii")
-    except (BadSignature, ValueError):
+        key, signed_at = _signer().unsign(token, return_timestamp=True)
+    except BadSignature:
         return None
-    if not _KEY.fullmatch(key) or not _in_time(signed_at):
-        return None
-    return key
+    return key.decode() if _in_time(signed_at) else None
 
 
 def _in_time(signed_at: datetime) -> bool:
