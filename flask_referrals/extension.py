@@ -94,6 +94,8 @@ class Referrals:
         )
         app.extensions[EXTENSION_KEY] = AppState(self, db, models, GuessLimit())
         app.register_blueprint(views.blueprint, url_prefix=app.config["REFERRALS_URL_PREFIX"])
+        if app.config["REFERRALS_QUERY_PARAM"]:
+            app.before_request(views.follow_from_query)
         templating.init_app(app)
         _follow_logins(app)
 

@@ -17,6 +17,7 @@ from werkzeug.exceptions import HTTPException
 from . import cli
 from . import clicks
 from . import clients
+from . import config
 from . import targets
 from . import visitors
 from .creation import CODE
@@ -24,6 +25,7 @@ from .creation import create as create_referral
 from .exceptions import InvalidValueError
 from .identity import unwrapped
 from .urls import target_location
+from .urls import with_query
 
 blueprint = Blueprint("referrals", __name__, template_folder="templates", static_folder="static")
 blueprint.cli = cli.group
@@ -48,17 +50,51 @@ def follow(code: str) -> Response:
         return _redirect(override)
     if click is None:
         abort(404)
+    _record(click, code)
+    return _redirect(override, click.redirect_to)
+
+
+def _record(click: clicks.Click, code: str) -> None:
+    """Record a click if its link is alive, and let nothing that goes wrong reach the visitor."""
     if click.is_active:
         try:
             clicks.record(click)
         except Exception:
             current_app.logger.exception("A click on the link %r could not be recorded.", code)
-    return _redirect(override, click.redirect_to)
+
+
+def follow_from_query() -> None:
+    """Record a click for a page that was asked for with a code in its query: ``REFERRALS_QUERY_PARAM``.
+
+    What is no code of ours is left alone: other sites add arguments of their own.
+    """
+    if not request.query_string or request.method != "GET" or request.endpoint is None:
+        return
+    names = config.as_words(current_app.config["REFERRALS_QUERY_PARAM"])
+    code = next((request.args[name] for name in names if name in request.args), "")
+    is_page = request.blueprint != blueprint.name and request.endpoint.rpartition(".")[2] != "static"
+    if not is_page or not CODE.fullmatch(code) or clients.is_prefetch(request):
+        return
+    try:
+        click = clicks.receive(code, unwrapped(request))
+    except SQLAlchemyError:
+        current_app.logger.exception("The link %r could not be looked up.", code)
+        return
+    if click is not None:
+        _record(click, code)
 
 
 def _redirect(*targets: str | None) -> Response:
-    locations = map(target_location, [*targets, current_app.config["REFERRALS_FALLBACK_URL"]])
-    response = t.cast(Response, flask.redirect(next(filter(None, locations), "/"), 302))
+    candidates = map(target_location, [*targets, current_app.config["REFERRALS_FALLBACK_URL"]])
+    location = next(filter(None, candidates), "/")
+    if current_app.config["REFERRALS_FORWARD_QUERY"]:
+        ours = (
+            current_app.config["REFERRALS_REDIRECT_PARAM"],
+            *config.as_words(current_app.config["REFERRALS_QUERY_PARAM"]),
+        )
+        others = [(name, value) for name, value in request.args.items(multi=True) if name not in ours]
+        location = with_query(location, others)
+    response = t.cast(Response, flask.redirect(location, 302))
     response.headers["X-Robots-Tag"] = "noindex"
     return _no_store(response)
 
