@@ -168,7 +168,10 @@ def apply(app: Flask) -> None:
         if name in _CHECKS:
             _CHECKS[name](name, value)
     fallback = app.config["REFERRALS_FALLBACK_URL"]
-    allowed = safe_location(fallback, hosts=app.config["REFERRALS_ALLOWED_REDIRECT_HOSTS"])
+    hosts = [*app.config["REFERRALS_ALLOWED_REDIRECT_HOSTS"]]
+    if app.config["REFERRALS_BASE_URL"]:
+        hosts.append(urlsplit(app.config["REFERRALS_BASE_URL"]).netloc)
+    allowed = safe_location(fallback, hosts=hosts)
     _require(allowed is not None, "REFERRALS_FALLBACK_URL", "a path, or a URL on an allowed host")
     if not app.secret_key:
         raise ConfigurationError("SECRET_KEY is not set: visitors' keys are signed with it.")

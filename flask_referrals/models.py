@@ -14,8 +14,10 @@ from datetime import datetime
 from decimal import Decimal
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.orm import DynamicMapped
 from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import backref
 from sqlalchemy.orm import declared_attr
 from sqlalchemy.orm import mapped_column
@@ -49,7 +51,7 @@ if t.TYPE_CHECKING:
 class ReferralMixin(RecordMixin):
     """A link that a user passes on."""
 
-    _user_backref = "referral_codes"
+    __user_backref__ = "referral_codes"
 
     code: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-2)
     label: Mapped[str] = mapped_column(sa.String(100), default="", sort_order=-2)
@@ -338,3 +340,10 @@ class ReferralResponseMixin(RecordMixin):
         :return: the record of the voiding.
         """
         return recording.void(self, reason, commit=commit)
+
+
+@event.listens_for(ReferralMixin, "before_delete", propagate=True)
+def _delete_responses(mapper: Mapper[t.Any], connection: sa.Connection, referral: ReferralMixin) -> None:
+    """Do what ON DELETE CASCADE does, for SQLite enforces foreign keys only when the host asks for it."""
+    responses = t.cast(sa.Table, mapper.relationships["responses"].mapper.local_table)
+    connection.execute(sa.delete(responses).where(responses.c.referral_id == referral.id))

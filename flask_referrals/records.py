@@ -44,8 +44,8 @@ class RecordMixin:
     #: Never used twice, so that the rows of a deleted referral cannot become another's.
     __table_args__: t.Any = {"sqlite_autoincrement": True}
 
-    #: The name under which a user lists these rows.
-    _user_backref: t.ClassVar[str | None] = None
+    #: The name under which a user lists these rows, if at all.
+    __user_backref__: t.ClassVar[str | None] = None
 
     if t.TYPE_CHECKING:
 
@@ -70,7 +70,7 @@ class RecordMixin:
         """The user; ``None`` as well in an app without a user model."""
         if cls.__user_model__ is None:
             return t.cast("Mapped[t.Any]", None)
-        back = backref(cls._user_backref) if cls._user_backref else None
+        back = backref(cls.__user_backref__) if cls.__user_backref__ else None
         return relationship(cls.__user_model__, foreign_keys=cls.user_id, backref=back)
 
     @validates("created_at")

@@ -76,6 +76,7 @@ def safe_location(url: object, *, hosts: Collection[str], require_https: bool = 
     if not _grammatical(url, hosts=hosts, require_https=require_https):
         return None
     try:
+        # Nothing known gets past this point and fails below; it holds whatever a later Werkzeug does to a header.
         location = iri_to_uri(url)
         settled = iri_to_uri(location) == location
     except ValueError:  # brackets or a port that urllib refuses

@@ -22,6 +22,7 @@ from flask_referrals import ReferralMixin
 from flask_referrals import ReferralResponse
 from flask_referrals import Referrals
 from flask_referrals import current_referrals
+from flask_referrals.config import DEFAULTS
 from tests.host import BROWSER
 
 MakeApp = Callable[..., Flask]
@@ -172,6 +173,14 @@ class TestRefusedSettings:
             ("REFERRALS_IP_STORAGE", ["full"]),
             ("REFERRALS_REFERRER_STORAGE", True),
             ("REFERRALS_REFERRER_STORAGE", "all"),
+            ("REFERRALS_QUERY_PARAM", 1),
+            ("REFERRALS_QUERY_PARAM", [""]),
+            ("REFERRALS_IGNORED", "count"),
+            ("REFERRALS_CAMPAIGN_PARAMS", "utm_source"),
+            ("REFERRALS_FORWARD_QUERY", "yes"),
+            ("REFERRALS_RESERVED_CODES", None),
+            ("REFERRALS_GUESS_LIMIT", 0),
+            ("REFERRALS_GUESS_LIMIT", True),
             ("REFERRALS_ACTION_DISPLAY", None),
             ("REFERRALS_ACTION_DISPLAY", [("BOUGHT", "Bought")]),
             *(
@@ -238,6 +247,13 @@ class TestSettings:
             ("REFERRALS_IP_STORAGE", "none"),
             ("REFERRALS_REFERRER_STORAGE", "full"),
             ("REFERRALS_ACTION_DISPLAY", {}),
+            ("REFERRALS_QUERY_PARAM", "ref"),
+            ("REFERRALS_QUERY_PARAM", ["ref", "r"]),
+            ("REFERRALS_IGNORED", "drop"),
+            ("REFERRALS_CAMPAIGN_PARAMS", ()),
+            ("REFERRALS_FORWARD_QUERY", True),
+            ("REFERRALS_RESERVED_CODES", {"shop"}),
+            ("REFERRALS_GUESS_LIMIT", None),
             ("SECRET_KEY_FALLBACKS", []),
             ("SECRET_KEY_FALLBACKS", ("old", b"older")),
         ],
@@ -252,21 +268,14 @@ class TestSettings:
         app.config["REFERRALS_FALLBACK_URL"] = "https://shop.example/"
         Referrals(app)
 
-    def test_defaults(self, app: Flask) -> None:
+    def test_fallback_may_be_on_the_sites_own_address(self, app: Flask) -> None:
+        app.config["REFERRALS_BASE_URL"] = "https://shop.example"
+        app.config["REFERRALS_FALLBACK_URL"] = "https://shop.example/home"
         Referrals(app)
-        assert {name: value for name, value in app.config.items() if name.startswith("REFERRALS_")} == {
-            "REFERRALS_URL_PREFIX": "/referrals",
-            "REFERRALS_BASE_URL": None,
-            "REFERRALS_REDIRECT_PARAM": "redirect_to",
-            "REFERRALS_ALLOWED_REDIRECT_HOSTS": (),
-            "REFERRALS_FALLBACK_URL": "/",
-            "REFERRALS_ATTRIBUTION": "last",
-            "REFERRALS_ATTRIBUTION_WINDOW": None,
-            "REFERRALS_REPEAT_WINDOW": timedelta(minutes=30),
-            "REFERRALS_IP_STORAGE": "truncated",
-            "REFERRALS_REFERRER_STORAGE": "origin",
-            "REFERRALS_ACTION_DISPLAY": {"RESPONDED": "Clicked on the link"},
-        }
+
+    def test_every_setting_has_its_default(self, app: Flask) -> None:
+        Referrals(app)
+        assert {name: app.config[name] for name in DEFAULTS} == DEFAULTS
 
     def test_prefix_is_where_the_routes_are(self, app: Flask, db: SQLAlchemy) -> None:
         app.config["REFERRALS_URL_PREFIX"] = "/r"
