@@ -1,25 +1,18 @@
 """What a request tells of the program that sent it: address, origin, and whether a person is looking."""
 
 import ipaddress
-import re
-from functools import lru_cache
 from urllib.parse import urlsplit
 
 from flask import current_app
 from werkzeug.wrappers import Request
 
+from .agents import is_bot
 from .context import current_state
 
 #: The longest stored values, in characters.
 MAX_REFERRER = 1024
 MAX_AGENT = 255
 
-_BOT = re.compile(
-    r"(?<!cu)bot(?![a-z])|crawl|spider|slurp|scrap|preview|fetch|facebookexternalhit|facebot|whatsapp|embedly"
-    r"|headless|phantomjs|lighthouse|monitor|uptime|pingdom|validator|mediapartners"
-    r"|^(?:curl|wget|python|java|okhttp|go-http|libwww|apache-httpclient|axios|node|ruby|perl|php)\b",
-    re.IGNORECASE,
-)
 _PURPOSE_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Sec-Purpose", "X-Moz")
 
 
@@ -56,12 +49,6 @@ def has_consent(request: Request) -> bool:
     return consent is None or bool(consent(request))
 
 
-@lru_cache(maxsize=4096)
-def is_bot(user_agent: str) -> bool:
-    """Whether an agent says that it is a program; one that says nothing is."""
-    return not user_agent or _BOT.search(user_agent) is not None
-
-
 def storable(text: str, length: int) -> str:
     """Cut a text that the client wrote to what every database can store.
 
@@ -72,8 +59,12 @@ def storable(text: str, length: int) -> str:
 
 
 def referrer(request: Request) -> str | None:
-    """Return what ``REFERRALS_REFERRER_STORAGE`` lets us keep of the ``Referer`` header."""
-    value = request.headers.get("Referer")
+    """Return what may be kept of the ``Referer`` header."""
+    return kept_referrer(request.headers.get("Referer"))
+
+
+def kept_referrer(value: str | None) -> str | None:
+    """Return what ``REFERRALS_REFERRER_STORAGE`` lets us keep of a referring page's URL."""
     storage = current_app.config["REFERRALS_REFERRER_STORAGE"]
     if not value or storage == "none":
         return None
@@ -101,14 +92,24 @@ def ip_address(request: Request) -> str | None:
     The address is the host's ``client_ip``, else ``request.remote_addr``: forwarding headers count only through
     Werkzeug's ``ProxyFix``, as the host set it up.
     """
-    storage = current_app.config["REFERRALS_IP_STORAGE"]
-    if storage == "none":
+    if current_app.config["REFERRALS_IP_STORAGE"] == "none":
         return None
     try:
         client_ip = current_state().extension.hooks.client_ip
-        address = ipaddress.ip_address((client_ip(request) if client_ip else request.remote_addr) or "")
+        return kept_address((client_ip(request) if client_ip else request.remote_addr) or "")
     except ValueError:
         return None
+
+
+def kept_address(text: str) -> str | None:
+    """Return what ``REFERRALS_IP_STORAGE`` lets us keep of an address.
+
+    :raises ValueError: it is no address.
+    """
+    storage = current_app.config["REFERRALS_IP_STORAGE"]
+    if storage == "none":
+        return None
+    address = ipaddress.ip_address(text)
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
     if storage == "truncated":
