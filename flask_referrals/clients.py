@@ -1,25 +1,18 @@
 """What a request tells of the program that sent it: address, origin, and whether a person is looking."""
 
 import ipaddress
-import re
-from functools import lru_cache
 from urllib.parse import urlsplit
 
 from flask import current_app
 from werkzeug.wrappers import Request
 
+from .agents import is_bot
 from .context import current_state
 
 #: The longest stored values, in characters.
 MAX_REFERRER = 1024
 MAX_AGENT = 255
 
-_BOT = re.compile(
-    r"(?<!cu)bot(?![a-z])|crawl|spider|slurp|scrap|preview|fetch|facebookexternalhit|facebot|whatsapp|embedly"
-    r"|headless|phantomjs|lighthouse|monitor|uptime|pingdom|validator|mediapartners"
-    r"|^(?:curl|wget|python|java|okhttp|go-http|libwww|apache-httpclient|axios|node|ruby|perl|php)\b",
-    re.IGNORECASE,
-)
 _PURPOSE_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Sec-Purpose", "X-Moz")
 
 
@@ -56,12 +49,6 @@ def has_consent(request: Request) -> bool:
     return consent is None or bool(consent(request))
 
 
-@lru_cache(maxsize=4096)
-def is_bot(user_agent: str) -> bool:
-    """Whether an agent says that it is a program; one that says nothing is."""
-    return not user_agent or _BOT.search(user_agent) is not None
-
-
 def storable(text: str, length: int) -> str:
     """Cut a text that the client wrote to what every database can store.
 
@@ -72,8 +59,12 @@ def storable(text: str, length: int) -> str:
 
 
 def referrer(request: Request) -> str | None:
-    """Return what ``REFERRALS_REFERRER_STORAGE`` lets us keep of the ``Referer`` header."""
-    value = request.headers.get("Referer")
+    """Return what may be kept of the ``Referer`` header."""
+    return kept_referrer(request.headers.get("Referer"))
+
+
+def kept_referrer(value: str | None) -> str | None:
+    """Return what ``REFERRALS_REFERRER_STORAGE`` lets us keep of a referring page's URL."""
     storage = current_app.config["REFERRALS_REFERRER_STORAGE"]
     if not value or storage == "none":
         return None
@@ -95,27 +86,41 @@ def user_agent(request: Request) -> str | None:
     return storable(request.headers.get("User-Agent", ""), MAX_AGENT) or None
 
 
-def client_address(request: Request) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the client's whole address, which is never stored unless the host wants that."""
-    client_ip = current_state().extension.hooks.client_ip
-    try:
-        address = ipaddress.ip_address((client_ip(request) if client_ip else request.remote_addr) or "")
-    except ValueError:
-        return None
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def parse_address(text: str) -> IPAddress:
+    """Read an address; an IPv4 one that is written as IPv6 is the IPv4 one.
+
+    :raises ValueError: it is no address.
+    """
+    address = ipaddress.ip_address(text)
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def ip_address(request: Request) -> str | None:
-    """Return what ``REFERRALS_IP_STORAGE`` lets us keep of the client's address, or ``None`` if it is none.
+def client_address(request: Request) -> IPAddress | None:
+    """Return the client's whole address, or ``None`` when it has none.
 
-    The address is the host's ``client_ip``, else ``request.remote_addr``: forwarding headers count only through
+    It is what the host's ``client_ip`` says, else ``request.remote_addr``: forwarding headers count only through
     Werkzeug's ``ProxyFix``, as the host set it up.
     """
+    client_ip = current_state().extension.hooks.client_ip
+    try:
+        return parse_address((client_ip(request) if client_ip else request.remote_addr) or "")
+    except ValueError:
+        return None
+
+
+def ip_address(request: Request) -> str | None:
+    """Return what may be kept of the client's address."""
+    address = client_address(request)
+    return kept_address(address) if address is not None else None
+
+
+def kept_address(address: IPAddress) -> str | None:
+    """Return what ``REFERRALS_IP_STORAGE`` lets us keep of an address."""
     storage = current_app.config["REFERRALS_IP_STORAGE"]
     if storage == "none":
-        return None
-    address = client_address(request)
-    if address is None:
         return None
     if storage == "truncated":
         kept_bits = 24 if address.version == 4 else 48
