@@ -5,12 +5,14 @@ from urllib.parse import parse_qsl
 from urllib.parse import urlencode
 from urllib.parse import urlsplit
 
+from flask import Request
 from flask import current_app
 from flask import has_request_context
 from flask import request
 from flask import url_for
 from werkzeug.routing import BuildError
 
+from .config import as_words
 from .exceptions import ConfigurationError
 from .redirects import parse_host_pattern
 from .redirects import safe_location
@@ -75,13 +77,27 @@ def target_location(target: str | None) -> str | None:
     )
 
 
-def with_query(location: str, arguments: Iterable[tuple[str, str]]) -> str:
-    """Add query arguments to a location; those it has already stay as they are.
+def location_of(request: Request, stored: str | None) -> str:
+    """Return the header value for where a link leads: always somewhere.
 
-    :param location: the target's header value.
-    :param arguments: names and values.
-    :return: the new header value; the old one when the new one must not be sent.
+    It is the first of these that may be sent: what the link's query asks for, the stored target,
+    ``REFERRALS_FALLBACK_URL``, ``/``; with the rest of the query, if ``REFERRALS_FORWARD_QUERY`` says so.
+
+    :param request: the current request.
+    :param stored: the referral's target; ``None`` when it is not known.
     """
+    config = current_app.config
+    redirect_param = config["REFERRALS_REDIRECT_PARAM"]
+    candidates = (request.args.get(redirect_param), stored, config["REFERRALS_FALLBACK_URL"])
+    location = next(filter(None, map(target_location, candidates)), "/")
+    if config["REFERRALS_FORWARD_QUERY"]:
+        ours = {redirect_param, *as_words(config["REFERRALS_QUERY_PARAM"])}
+        location = _with_query(location, [pair for pair in request.args.items(multi=True) if pair[0] not in ours])
+    return location
+
+
+def _with_query(location: str, arguments: Iterable[tuple[str, str]]) -> str:
+    """Add query arguments to a location, as far as the outcome may be sent; those it has already stay as they are."""
     parts = urlsplit(location)
     present = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
     added = urlencode([(name, value) for name, value in arguments if name not in present])

@@ -24,8 +24,7 @@ from .creation import CODE
 from .creation import create as create_referral
 from .exceptions import InvalidValueError
 from .identity import unwrapped
-from .urls import target_location
-from .urls import with_query
+from .urls import location_of
 
 blueprint = Blueprint("referrals", __name__, template_folder="templates", static_folder="static")
 blueprint.cli = cli.group
@@ -42,16 +41,15 @@ def follow(code: str) -> Response:
     if clients.is_prefetch(request):
         # A browser that is given the redirect ahead of the click never sends the click itself.
         return _no_store(Response(status=503))
-    override = request.args.get(current_app.config["REFERRALS_REDIRECT_PARAM"])
     try:
         click = clicks.receive(code, unwrapped(request))
     except SQLAlchemyError:
         current_app.logger.exception("The link %r could not be looked up.", code)
-        return _redirect(override)
+        return _redirect()
     if click is None:
         abort(404)
     _record(click, code)
-    return _redirect(override, click.redirect_to)
+    return _redirect(click.redirect_to)
 
 
 def _record(click: clicks.Click, code: str) -> None:
@@ -84,17 +82,8 @@ def follow_from_query() -> None:
         _record(click, code)
 
 
-def _redirect(*targets: str | None) -> Response:
-    candidates = map(target_location, [*targets, current_app.config["REFERRALS_FALLBACK_URL"]])
-    location = next(filter(None, candidates), "/")
-    if current_app.config["REFERRALS_FORWARD_QUERY"]:
-        ours = (
-            current_app.config["REFERRALS_REDIRECT_PARAM"],
-            *config.as_words(current_app.config["REFERRALS_QUERY_PARAM"]),
-        )
-        others = [(name, value) for name, value in request.args.items(multi=True) if name not in ours]
-        location = with_query(location, others)
-    response = t.cast(Response, flask.redirect(location, 302))
+def _redirect(stored: str | None = None) -> Response:
+    response = t.cast(Response, flask.redirect(location_of(request, stored), 302))
     response.headers["X-Robots-Tag"] = "noindex"
     return _no_store(response)
 
