@@ -19,6 +19,7 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from . import account
+from . import admin
 from . import auth
 from . import demo
 from . import shop
@@ -57,6 +58,7 @@ def create_app(config: Mapping[str, Any] | None = None, instance_path: str | Non
     app.register_blueprint(shop.bp)
     app.register_blueprint(auth.bp)
     app.register_blueprint(account.bp)
+    admin.init_app(app)
     app.cli.add_command(demo.command)
     app.add_template_filter(money)
     app.add_template_filter(moment)

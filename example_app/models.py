@@ -55,6 +55,9 @@ class User(UserMixin, Model):  # type: ignore[misc]  # Flask-Login has no types
     def check_password(self, password: str) -> bool:
         return check_password_hash(self.password_hash, password)
 
+    def __str__(self) -> str:
+        return self.name
+
 
 class Product(Model):
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -15,9 +15,9 @@ from . import config
 from . import signals
 from . import visitors
 from .attribution import Visitor
-from .attribution import identify
 from .context import current_state
 from .identity import unwrapped
+from .identity import user_id
 from .recording import CLICK
 from .recording import row_values
 from .transactions import Transaction
@@ -72,10 +72,20 @@ def _who(request: Request) -> tuple[Visitor, str | None]:
         reason = clients.not_a_click(request)
         if reason is None and not clients.has_consent(request):
             reason = "no-consent"
-        return (identify(request), None) if reason is None else (Visitor(), reason)
+        if reason is not None:
+            return Visitor(), reason
+        return Visitor(_present_user(request), visitors.get_key(request)), None
     except Exception:
         current_app.logger.exception("It could not be told who follows a link; the click is taken for a stranger's.")
         return Visitor(), None
+
+
+def _present_user(request: Request) -> t.Any:
+    try:
+        return user_id(visitors.current_user(request))
+    except Exception:  # a token that has expired, for one: the visitor's history must outlive it
+        current_app.logger.exception("It could not be told which user follows a link; it is taken for nobody.")
+        return None
 
 
 def _find(code: str, visitor: Visitor) -> sa.Select[t.Any]:

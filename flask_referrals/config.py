@@ -39,7 +39,7 @@ DEFAULTS: dict[str, t.Any] = {
     # Whether a link's other query arguments are passed on to where it leads.
     "REFERRALS_FORWARD_QUERY": False,
     # Codes that nobody may choose, in any case of letters.
-    "REFERRALS_RESERVED_CODES": ("admin", "api", "new", "static"),
+    "REFERRALS_RESERVED_CODES": ("admin", "api", "static"),
     # How many wrong codes an address may type within an hour, in each process; None: any number.
     "REFERRALS_GUESS_LIMIT": 10,
     # What is kept of an address: "truncated" (IPv4 /24, IPv6 /48), "full" or "none".

@@ -66,7 +66,7 @@ def create(
     transaction = Transaction(state.session, model, commit=commit)
     owner = user_id(user)
     target_type, target_id = targets.reference(target)
-    identity = _identity(owner, redirect_to, label, target_type, target_id)
+    identity = identity_digest(owner, redirect_to, label, target_type, target_id)
 
     tried: list[str] = []
 
@@ -117,7 +117,11 @@ def _check_text(field: str, value: t.Any, length: int) -> None:
         raise InvalidValueError(field, "has a NUL or half a surrogate pair in it")
 
 
-def _identity(*parts: t.Any) -> str:
+def identity_digest(*parts: t.Any) -> str:
+    """Return what makes a link the one it is.
+
+    :param parts: the owner's key, the place, the label, the target's type name and key.
+    """
     # One NOT NULL column: a unique key over nullable columns lets equal rows in on every database.
     canonical = json.dumps([part if part is None else str(part) for part in parts])
     return hashlib.sha256(canonical.encode()).hexdigest()

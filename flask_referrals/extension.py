@@ -60,7 +60,7 @@ class Referrals:
         self._user_model = user_model
         self._referral_model = referral_model
         self._response_model = response_model
-        self.hooks = Hooks()
+        self.hooks: Hooks = Hooks()
         self.targets: dict[str, targets.TargetType] = {}
         if app is not None:
             self.init_app(app)

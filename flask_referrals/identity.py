@@ -1,13 +1,18 @@
 """The keys by which a host's users and objects are stored in our tables."""
 
 import typing as t
+from uuid import UUID
 
 import sqlalchemy as sa
 from sqlalchemy.orm import object_session
 from werkzeug.local import LocalProxy
 
+from .clients import storable
 from .context import current_state
 from .exceptions import InvalidValueError
+
+#: The longest text that tells users apart in an app without a user model.
+MAX_USER_ID = 255
 
 
 def unwrapped(obj: t.Any) -> t.Any:
@@ -35,7 +40,10 @@ def primary_key(obj: t.Any, field: str) -> t.Any:
 
 
 def user_id(user: t.Any) -> t.Any:
-    """Return what is stored for a user: the primary key, or ``get_id()`` for an app without a user model.
+    """Return what is stored for a user: the primary key, or text for an app without a user model.
+
+    Such an app may have objects with Flask-Login's ``get_id()`` for its users, or their bare identities: text, an
+    integer, or a UUID, as they come out of a token.
 
     :param user: the user; ``None`` and Flask-Login's anonymous user are nobody.
     :raises InvalidValueError: it is not a user of this app.
@@ -48,6 +56,51 @@ def user_id(user: t.Any) -> t.Any:
         if not isinstance(user, user_model):
             raise InvalidValueError("user", f"must be a {user_model.__name__}, not {type(user).__name__}")
         return primary_key(user, "user")
-    if not hasattr(user, "get_id"):
-        raise InvalidValueError("user", "needs get_id(), or Referrals(user_model=...) must be given")
-    return user.get_id()
+    return _identity(user)
+
+
+def _identity(user: t.Any) -> str | None:
+    identity = user.get_id() if hasattr(user, "get_id") else user
+    if identity is None:
+        return None
+    if isinstance(identity, bool) or not isinstance(identity, (str, int, UUID)):
+        raise InvalidValueError(
+            "user",
+            f"must have get_id(), or be a str, int or UUID, not {type(identity).__name__}; or give "
+            "Referrals(user_model=...)",
+        )
+    text = str(identity)
+    if not text or text != storable(text, MAX_USER_ID):
+        raise InvalidValueError("user", f"must be told apart by 1 to {MAX_USER_ID} characters")
+    return text
+
+
+def user_key(text: str) -> t.Any:
+    """Return a user's key as the user model has it, or ``None`` when no user can have it.
+
+    :param text: the key as text; that it is a user's is not looked up.
+    """
+    user_model = current_state().models.user
+    return text if user_model is None else parse_key(user_model, text)
+
+
+def parse_key(model: type[t.Any], text: str) -> t.Any:
+    """Return a primary key as a model has it, or ``None`` when no row can have it.
+
+    :param model: a model with a primary key of one column.
+    :param text: the key as text.
+    """
+    key_type = sa.inspect(model).primary_key[0].type
+    try:
+        key = key_type.python_type(text)
+    except NotImplementedError:  # a type of the host's own
+        return text
+    except (ValueError, OverflowError):
+        return None
+    if isinstance(key, int):
+        # PostgreSQL answers a number that is too large for the column with an error, sqlite3 one of more than 8 bytes.
+        dialect = current_state().session.get_bind(sa.inspect(model)).dialect.name
+        is_long = isinstance(key_type, sa.BigInteger) or dialect == "sqlite"
+        if key.bit_length() > (63 if is_long else 31):
+            return None
+    return key

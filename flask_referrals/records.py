@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import attributes
 from sqlalchemy.orm import backref
 from sqlalchemy.orm import declared_attr
+from sqlalchemy.orm import foreign
 from sqlalchemy.orm import mapped_column
 from sqlalchemy.orm import relationship
 from sqlalchemy.orm import validates
@@ -18,6 +19,7 @@ from sqlalchemy.types import TypeEngine
 
 from . import targets
 from .exceptions import InvalidValueError
+from .identity import MAX_USER_ID
 
 # Stock types only: a type of ours would be a name that the host's revision files do not import.
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -48,6 +50,7 @@ class RecordMixin:
     __user_backref__: t.ClassVar[str | None] = None
 
     if t.TYPE_CHECKING:
+        metadata: t.ClassVar[sa.MetaData]
 
         def __init__(self, **columns: t.Any) -> None: ...
 
@@ -61,8 +64,10 @@ class RecordMixin:
     def user_id(cls) -> Mapped[t.Any]:
         """The user's key, of the type it has in the host's user model."""
         if cls.__user_model__ is None:
-            return mapped_column(sa.String(255), nullable=True, sort_order=-1)
+            return mapped_column(sa.String(MAX_USER_ID), nullable=True, sort_order=-1)
         (key,) = sa.inspect(cls.__user_model__).primary_key
+        if key.table.metadata is not cls.metadata:  # in another database, where no foreign key leads
+            return mapped_column(key.type, nullable=True, sort_order=-1)
         return mapped_column(sa.ForeignKey(key, ondelete="SET NULL"), nullable=True, sort_order=-1)
 
     @declared_attr
@@ -70,8 +75,12 @@ class RecordMixin:
         """The user; ``None`` as well in an app without a user model."""
         if cls.__user_model__ is None:
             return t.cast("Mapped[t.Any]", None)
-        back = backref(cls.__user_backref__) if cls.__user_backref__ else None
-        return relationship(cls.__user_model__, foreign_keys=cls.user_id, backref=back)
+        (key,) = sa.inspect(cls.__user_model__).primary_key
+        return relationship(
+            cls.__user_model__,
+            primaryjoin=lambda: foreign(t.cast(t.Any, cls.user_id)) == key,
+            backref=backref(cls.__user_backref__) if cls.__user_backref__ else None,
+        )
 
     @validates("created_at")
     def _created_at_in_utc(self, name: str, value: datetime | None) -> datetime | None:
@@ -80,13 +89,29 @@ class RecordMixin:
     @property
     def target(self) -> t.Any:
         """The object this is about, or ``None``, also when it has been deleted."""
-        # Held here, for the session holds its objects weakly: asking again costs no statement.
-        self._target = targets.load(self.target_type, self.target_id)
-        return self._target
+        of, target = self.__dict__.get("_held_target", (None, None))
+        if of != (self.target_type, self.target_id) or (target is not None and not _is_current(target)):
+            target = targets.load(self.target_type, self.target_id)
+            # Held here, for the session holds its objects weakly: asking again costs no statement.
+            self._target = target
+        return target
 
     @target.setter
     def target(self, target: t.Any) -> None:
         self.target_type, self.target_id = targets.reference(target)
+
+    def _hold_target(self, target: t.Any) -> None:
+        """Take an object that was loaded for many records at once as the target of this one.
+
+        :param target: the object, or ``None`` when there is none any more.
+        """
+        self._held_target = ((self.target_type, self.target_id), target)
+
+
+def _is_current(obj: t.Any) -> bool:
+    """Whether an object is still as its session has it: neither deleted nor from before a commit."""
+    state = sa.inspect(obj)
+    return state.persistent and not state.expired
 
 
 def to_utc(name: str, value: datetime | None) -> datetime | None:

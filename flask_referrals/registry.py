@@ -3,7 +3,10 @@
 import typing as t
 from dataclasses import dataclass
 
+import sqlalchemy as sa
 from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy.model import Model
+from sqlalchemy.orm import MappedAsDataclass
 
 from .context import mappers_of
 from .exceptions import ConfigurationError
@@ -68,6 +71,7 @@ def _build(
         if referral is not None and response.__referral_model__ is not referral:
             raise ConfigurationError(f"{response.__name__}.__referral_model__ must be {referral.__name__}.")
         referral = response.__referral_model__
+        _check_same_bind(referral, response)
     declared_users = {model.__user_model__ for model in (referral, response) if model is not None}
     if len(declared_users | ({user_model} if user_model else set())) > 1:
         raise ConfigurationError(
@@ -81,7 +85,12 @@ def _build(
         referral = _subclass(db, ReferralMixin, "Referral", __user_model__=users)
     if response is None:
         response = _subclass(
-            db, ReferralResponseMixin, "ReferralResponse", __user_model__=users, __referral_model__=referral
+            db,
+            ReferralResponseMixin,
+            "ReferralResponse",
+            __user_model__=users,
+            __referral_model__=referral,
+            __bind_key__=_bind_key(referral),
         )
     return Models(referral, response, users)
 
@@ -101,7 +110,31 @@ def _declared(db: SQLAlchemy, mixin: type[T], option: str) -> type[T] | None:
 def _subclass(db: SQLAlchemy, mixin: type[T], name: str, **attributes: t.Any) -> type[T]:
     table = "referral" if name == "Referral" else "referral_response"
     body = {"__tablename__": table, "__module__": __name__, "__doc__": mixin.__doc__, **attributes}
+    if issubclass(db.Model, MappedAsDataclass):
+        return _plain_subclass(db, mixin, name, body)
     return t.cast("type[T]", type(name, (mixin, db.Model), body))
+
+
+def _plain_subclass(db: SQLAlchemy, mixin: type[T], name: str, body: dict[str, t.Any]) -> type[T]:
+    """Map a class without ``db.Model``, whose subclasses are dataclasses; the columns of a mixin cannot be in one."""
+    registry = t.cast(t.Any, db.Model).registry
+    metadata = db.metadatas[body.pop("__bind_key__", None)]
+    body |= {"__fsa__": db, "__init__": registry.constructor, "metadata": metadata}
+    model = type(name, (mixin, Model), body)
+    registry.map_declaratively(model)
+    return t.cast("type[T]", model)
+
+
+def _check_same_bind(referral: type[ReferralMixin], response: type[ReferralResponseMixin]) -> None:
+    if _bind_key(referral) != _bind_key(response):
+        raise ConfigurationError(
+            f"{referral.__name__} and {response.__name__} are in two databases: give both the same __bind_key__."
+        )
+
+
+def _bind_key(model: type[t.Any]) -> str | None:
+    key: str | None = sa.inspect(model).local_table.metadata.info.get("bind_key")
+    return key
 
 
 def _check_user_model(db: SQLAlchemy, user_model: type[t.Any]) -> None:

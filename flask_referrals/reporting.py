@@ -50,3 +50,21 @@ def filtered_responses(
     if narrow is not None:
         found = narrow(found, user=user, referral=referral)
     return state.session.scalars(found).all()
+
+
+def counts_of(links: sa.Select[t.Any]) -> dict[int, tuple[int, int]]:
+    """Return how many clicks and how many later actions counted, for each of some referrals that has any.
+
+    :param links: a select of referrals, with its order and limit.
+    """
+    state = current_state()
+    response = state.models.response
+    chosen = links.with_only_columns(state.models.referral.id).subquery()
+    is_click = sa.case((response.action == CLICK, 1), else_=0)
+    counted = (
+        sa.select(response.referral_id, sa.func.sum(is_click), sa.func.sum(1 - is_click))
+        .join(chosen, chosen.c.id == response.referral_id)
+        .where(response.ignored.is_(None))
+        .group_by(response.referral_id)
+    )
+    return {key: (int(clicks), int(actions)) for key, clicks, actions in state.session.execute(counted)}

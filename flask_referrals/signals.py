@@ -18,13 +18,13 @@ from .transactions import after_commit
 _signals = Namespace()
 
 #: A referral was made. Sent with ``referral``; not sent when an existing one was found.
-referral_created = _signals.signal("referral-created")
+referral_created: NamedSignal = _signals.signal("referral-created")
 
 #: A click or an action was stored, counted or not. Sent with ``response``.
-response_recorded = _signals.signal("response-recorded")
+response_recorded: NamedSignal = _signals.signal("response-recorded")
 
 #: A visitor's earlier response became that of a user. Sent with ``response``, once for each.
-user_linked_to_response = _signals.signal("user-linked-to-response")
+user_linked_to_response: NamedSignal = _signals.signal("user-linked-to-response")
 
 
 def send(signal: NamedSignal, app: Flask, **payload: t.Any) -> None:

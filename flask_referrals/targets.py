@@ -2,6 +2,7 @@
 
 import typing as t
 from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -11,8 +12,12 @@ from itsdangerous import URLSafeSerializer
 
 from .context import current_state
 from .exceptions import InvalidValueError
+from .identity import parse_key
 from .identity import primary_key
 from .identity import unwrapped
+
+if t.TYPE_CHECKING:
+    from .records import RecordMixin
 
 _SALT = "flask-referrals.target"
 
@@ -68,16 +73,48 @@ def load(type_name: str | None, key: str | None) -> t.Any:
     model = registered.model if registered else _model_of_table(type_name)
     if model is None:
         return None
-    python_type = sa.inspect(model).primary_key[0].type.python_type
-    try:
-        return state.session.get(model, python_type(key))
-    except (ValueError, OverflowError):  # the key's type was changed since
-        return None
+    identity = parse_key(model, key)
+    return None if identity is None else state.session.get(model, identity)
+
+
+def load_many(records: "Iterable[RecordMixin]") -> None:
+    """Load the targets of a page of records, one statement for each type; then each has its own without another.
+
+    A type that was registered with ``load`` is left to that.
+    """
+    by_type: dict[str, list[RecordMixin]] = {}
+    for record in records:
+        if record.target_type is not None and record.target_id is not None:
+            by_type.setdefault(record.target_type, []).append(record)
+    registered = current_state().extension.targets
+    for name, of_type in by_type.items():
+        if name in registered and registered[name].load is not None:
+            continue
+        model = registered[name].model if name in registered else _model_of_table(name)
+        if model is not None:
+            _load_of_type(model, of_type)
+
+
+def _load_of_type(model: type[t.Any], records: "list[RecordMixin]") -> None:
+    keys = {record.target_id: parse_key(model, t.cast(str, record.target_id)) for record in records}
+    column = sa.inspect(model).primary_key[0]
+    wanted = sa.select(model).where(column.in_([key for key in keys.values() if key is not None]))
+    objects = current_state().session.scalars(wanted).all()
+    # As text: a key of a type of the host's own may be another in Python than what it is made from.
+    found = {str(sa.inspect(obj).identity[0]): obj for obj in objects}
+    for record in records:
+        record._hold_target(found.get(str(keys[record.target_id])))
+
+
+def is_known(type_name: str) -> bool:
+    """Whether objects stored under a type name can be found again."""
+    return type_name in current_state().extension.targets or _model_of_table(type_name) is not None
 
 
 def _model_of_table(name: str) -> type[t.Any] | None:
     for mapper in current_state().mappers:
-        if mapper.inherits is None and _table_name(mapper.class_) == name:
+        has_one_key = mapper.inherits is None and len(mapper.primary_key) == 1
+        if has_one_key and _table_name(mapper.class_) == name:
             return mapper.class_
     return None
 

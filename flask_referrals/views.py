@@ -26,7 +26,7 @@ from .exceptions import InvalidValueError
 from .identity import unwrapped
 from .urls import location_of
 
-blueprint = Blueprint("referrals", __name__, template_folder="templates", static_folder="static")
+blueprint: Blueprint = Blueprint("referrals", __name__, template_folder="templates", static_folder="static")
 blueprint.cli = cli.group
 
 #: The most a request for a link may send, in bytes.

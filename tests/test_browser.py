@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import staleness_of
 from selenium.webdriver.support.expected_conditions import visibility_of_element_located
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -103,3 +105,43 @@ def test_browsers_prefetch_does_not_eat_the_click(browser: webdriver.Chrome, sho
     log_in(browser, shop)
     browser.get(f"{shop}/account")
     assert "Clicked by a visitor" in browser.find_element(By.TAG_NAME, "main").text
+
+
+def test_admin_lists_searches_filters_and_opens(browser: webdriver.Chrome, shop: str) -> None:
+    log_in(browser, shop)
+    link = make_link(browser)
+    browser.delete_all_cookies()
+    browser.get(link)
+    browser.delete_all_cookies()
+    log_in(browser, shop)
+
+    browser.get(f"{shop}/admin/referral/")
+    assert len(rows(browser)) == 3  # alice's, bob's, and the one to gunpowder
+    search = browser.find_element(By.NAME, "search")
+    search.send_keys(f"{link.rsplit('/', 1)[1]}\n")
+    WebDriverWait(browser, 10).until(staleness_of(search))
+    (row,) = rows(browser)
+    assert "/tea/gunpowder" in row.text
+    row.find_element(By.CSS_SELECTOR, ".col-response_count a").click()
+
+    WebDriverWait(browser, 10).until(lambda _: "/referralresponse/" in browser.current_url)
+    (row,) = rows(browser)
+    assert row.find_element(By.CSS_SELECTOR, ".col-action").text == "Clicked"
+    browser.find_element(By.LINK_TEXT, "Reset Filters").click()
+    WebDriverWait(browser, 10).until(staleness_of(row))
+    browser.find_element(By.LINK_TEXT, "Add Filter").click()
+    browser.find_element(By.LINK_TEXT, "Action").click()
+    browser.find_element(By.CSS_SELECTOR, "input.filter-val").send_keys("PURCHASED\n")
+    WebDriverWait(browser, 10).until(lambda _: "action_contains=PURCHASED" in browser.current_url)
+    assert [row.text for row in rows(browser)] == ["There are no items in the table."]
+    browser.back()
+
+    browser.find_element(By.CSS_SELECTOR, "a[title='View Record']").click()
+    WebDriverWait(browser, 10).until(lambda _: "/details/" in browser.current_url)
+    browser.find_element(By.PARTIAL_LINK_TEXT, "alice").click()
+    WebDriverWait(browser, 10).until(lambda _: "/admin/referral/details/" in browser.current_url)
+    assert link in browser.find_element(By.TAG_NAME, "table").text
+
+
+def rows(browser: webdriver.Chrome) -> list[WebElement]:
+    return browser.find_elements(By.CSS_SELECTOR, "table.model-list tbody tr")

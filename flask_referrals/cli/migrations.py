@@ -1,4 +1,4 @@
-"""``flask referrals …``: our two tables in the host's migrations."""
+"""``flask referrals revision`` and ``check``: our two tables in the host's migrations."""
 
 import typing as t
 from collections.abc import Iterator
@@ -7,17 +7,16 @@ from contextlib import contextmanager
 import click
 import sqlalchemy as sa
 from flask import current_app
-from flask.cli import AppGroup
+from flask.cli import with_appcontext
 
-from .context import current_state
+from ..context import current_state
 
 # Alembic is imported where it is used: a server that only serves needs none of it.
 
-group = AppGroup("referrals", short_help="Keep the tables of referrals up to date.")
 
-
-@group.command()
+@click.command()
 @click.option("-m", "--message", default="referrals", show_default=True, help="What the revision is about.")
+@with_appcontext
 def revision(message: str) -> None:
     """Write a revision of the two tables alone into the app's migrations.
 
@@ -28,7 +27,7 @@ def revision(message: str) -> None:
 
     if "migrate" not in current_app.extensions:
         raise click.ClickException("This app has no Flask-Migrate: call 'migrate.init_app(app, db)'.")
-    if not _differences():
+    if not differences_of_tables():
         click.echo("The tables of referrals are up to date: there is nothing to do.")
         return
     with _our_tables_only() as migrate:
@@ -44,13 +43,14 @@ def revision(message: str) -> None:
         )
 
 
-@group.command()
+@click.command()
+@with_appcontext
 @click.pass_context
 def check(ctx: click.Context) -> None:
     """Compare the two tables in the database with the models; fail if they differ."""
-    differences = _differences()
+    differences = differences_of_tables()
     for difference in differences:
-        click.echo(_in_words(difference))
+        click.echo(in_words(difference))
     if differences:
         ctx.exit(1)
     click.echo("The tables of referrals are as they should be.")
@@ -89,7 +89,8 @@ def _our_tables_only() -> Iterator[t.Any]:
         settings.configure_args = arguments
 
 
-def _differences() -> list[t.Any]:
+def differences_of_tables() -> list[t.Any]:
+    """Return how the two tables in the database differ from the models, as Alembic says it."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -105,7 +106,7 @@ def _differences() -> list[t.Any]:
     return [each for change in changes for each in (change if isinstance(change, list) else [change])]
 
 
-def _in_words(change: tuple[t.Any, ...]) -> str:
+def in_words(change: tuple[t.Any, ...]) -> str:
     """Say what Alembic found: ``(what, …, schema item)``, or a modified column with its old and new property."""
     what, _, kind = change[0].partition("_")
     kind = "foreign key" if kind == "fk" else kind.replace("_", " ")

@@ -1,0 +1,386 @@
+"""Both models in Flask-Admin: ``pip install Flask-Referrals[admin]``.
+
+::
+
+    admin = Admin(app, index_view=OnlyForStaff())
+    add_views(admin)
+"""
+
+import typing as t
+from collections.abc import Sequence
+from datetime import datetime
+from datetime import timezone
+
+import sqlalchemy as sa
+from flask import Flask
+from flask import current_app
+from flask_admin.contrib.sqla.filters import FilterConverter
+from flask_admin.contrib.sqla.filters import FilterEmpty
+from flask_admin.form import DateTimeField
+from flask_admin.form import SecureForm
+from flask_admin.model import BaseModelView
+from markupsafe import Markup
+from sqlalchemy.orm import joinedload
+
+from flask_referrals import targets
+from flask_referrals.context import EXTENSION_KEY
+from flask_referrals.context import AppState
+from flask_referrals.exceptions import ConfigurationError
+from flask_referrals.records import RecordMixin
+from flask_referrals.reporting import counts_of
+from flask_referrals.templating import action_display
+
+if t.TYPE_CHECKING:  # Flask-Admin has no types: this is what is used of it
+    Admin: t.TypeAlias = t.Any
+
+    class ModelView:
+        """Flask-Admin's view of a model."""
+
+        column_type_formatters: dict[t.Any, t.Any]
+
+        def __init__(self, *args: t.Any, **options: t.Any) -> None: ...
+
+        def __getattr__(self, name: str) -> t.Any: ...
+
+        def get_query(self) -> t.Any: ...
+
+        def get_list(self, *args: t.Any, **options: t.Any) -> t.Any: ...
+
+        def get_one(self, id: t.Any) -> t.Any: ...
+
+else:
+    from flask_admin import Admin
+    from flask_admin.contrib.sqla import ModelView
+
+# What people are found by. Never all columns of text: one of them holds the hashed password.
+_USER_COLUMNS = ("username", "name", "email", "first_name", "last_name")
+
+
+class _Form(SecureForm):  # type: ignore[misc]  # Flask-Admin has no types
+    """A form with a token against forgery, unless the host's Flask-WTF puts its own into every form."""
+
+    class Meta(SecureForm.Meta):  # type: ignore[misc]
+        @property
+        def csrf(self) -> bool:
+            return "csrf" not in current_app.extensions
+
+
+class _TimeField(DateTimeField):  # type: ignore[misc]
+    """A time that is typed, and shown, in UTC."""
+
+    data: datetime | None
+
+    def process_formdata(self, valuelist: list[str]) -> None:
+        super().process_formdata(valuelist)
+        if self.data is not None:
+            self.data = self.data.replace(tzinfo=timezone.utc)
+
+
+class _InUTC:
+    """Reads what is typed into a filter as UTC; PostgreSQL would take it for its connection's zone."""
+
+    def clean(self, value: str) -> t.Any:
+        cleaned = super().clean(value)  # type: ignore[misc]
+        if isinstance(cleaned, list):
+            return [each.replace(tzinfo=timezone.utc) for each in cleaned]
+        return cleaned.replace(tzinfo=timezone.utc)
+
+
+class _FilterConverter(FilterConverter):  # type: ignore[misc]
+    datetime_filters = tuple(
+        kind if kind is FilterEmpty else type(kind.__name__, (_InUTC, kind), {})
+        for kind in FilterConverter.datetime_filters
+    )
+
+
+def _format_time(view: "_RecordView", value: datetime, name: str) -> str:
+    return f"{value:%Y-%m-%d %H:%M:%S}"
+
+
+def _format_user(view: "_RecordView", context: t.Any, row: t.Any, name: str) -> str:
+    # The key is all there is without a user model, and of a user who is gone where SQLite enforces no foreign keys.
+    return view.link_to(row.user) if row.user is not None else str(row.user_id or "")
+
+
+def _format_target(view: "_RecordView", context: t.Any, row: t.Any, name: str) -> str:
+    if row.target_type is None:
+        return ""
+    target = row.target
+    return view.link_to(target) if target is not None else f"{row.target_type} {row.target_id or ''}".rstrip()
+
+
+def _format_breakable(view: "_RecordView", context: t.Any, row: t.Any, name: str) -> str:
+    # Else one long address makes the table wider than the page.
+    return Markup('<span class="text-break">{}</span>').format(getattr(row, name))
+
+
+class _RecordView(ModelView):
+    """What both views have in common.
+
+    :param app: the app, after its ``referrals.init_app(app)``: it has the models.
+    :param name: how the menu calls the view.
+    :param category: the menu that it is in.
+    :param options: more of Flask-Admin's own, as ``endpoint`` and ``url``.
+    :raises ConfigurationError: the app has no referrals.
+    """
+
+    #: The user model's columns that are searched, in the order of importance: the first one sorts. By default those of
+    #: username, name, email, first_name and last_name that it has.
+    user_columns: t.ClassVar[Sequence[str] | None] = None
+
+    can_create: bool = False
+    can_edit: bool = False
+    can_delete: bool = False
+    can_view_details: bool = True
+    # No export: what strangers wrote would be read as formulas by a spreadsheet.
+    can_export: bool = False
+    can_set_page_size: bool = True
+    page_size: int = 50
+    named_filter_urls: bool = True
+    column_default_sort: t.Any = [("created_at", True), ("id", True)]
+    column_searchable_list: t.Any = None
+    column_sortable_list: t.Any = None
+    column_labels: t.Any = None
+    column_auto_select_related: bool = False  # get_query says what is loaded
+    column_type_formatters: t.Any = {**ModelView.column_type_formatters, datetime: _format_time}
+    column_type_formatters_detail: t.Any = column_type_formatters
+    filter_converter: t.Any = _FilterConverter()
+    form_base_class: t.Any = _Form
+
+    #: As Flask-Admin sets them.
+    admin: t.Any
+    model: t.Any
+
+    _default_name: t.ClassVar[str]
+    _sorted_by: t.ClassVar[Sequence[str]]
+
+    def __init__(self, app: Flask, name: str | None = None, category: str | None = None, **options: t.Any) -> None:
+        state: AppState | None = app.extensions.get(EXTENSION_KEY)
+        if state is None:
+            raise ConfigurationError(
+                "This app has no referrals: call 'referrals.init_app(app)' before its admin views are made."
+            )
+        self._models = state.models
+        user_columns = self._user_columns()
+        if self.column_searchable_list is None:
+            self.column_searchable_list = self._searched(user_columns)
+        if self.column_sortable_list is None:
+            # By the id as well, for rows that are alike must not change places from one page to the next.
+            by_user = [("user", (f"user.{user_columns[0]}" if user_columns else "user_id", "id"))]
+            self.column_sortable_list = by_user + [(column, (column, "id")) for column in self._sorted_by]
+        said = {f"user.{column}": f"user's {column}" for column in user_columns}
+        said |= {f"referral.user.{column}": f"owner's {column}" for column in user_columns}
+        self.column_labels = {**said, **(self.column_labels or {})}
+        super().__init__(self._model(), state.db, name or self._default_name, category, **options)
+
+    def _model(self) -> t.Any:
+        raise NotImplementedError
+
+    def _searched(self, user_columns: Sequence[str]) -> list[str]:
+        raise NotImplementedError
+
+    def _user_columns(self) -> Sequence[str]:
+        if self._models.user is None:
+            return ()
+        if self.user_columns is not None:
+            return self.user_columns
+        columns = sa.inspect(self._models.user).columns
+        return [name for name in _USER_COLUMNS if name in columns and isinstance(columns[name].type, sa.String)]
+
+    def is_accessible(self) -> bool:
+        """Let in whom the admin's own first page lets in; Flask-Admin by itself would let in everybody."""
+        return bool(self.admin.index_view.is_accessible())
+
+    def inaccessible_callback(self, name: str, **kwargs: t.Any) -> t.Any:
+        """Answer everyone else as the admin's first page does."""
+        return self.admin.index_view.inaccessible_callback(name, **kwargs)
+
+    def get_list(self, *args: t.Any, **kwargs: t.Any) -> tuple[int | None, t.Any]:
+        """Return a page's rows, with everything that is shown of them loaded at once."""
+        count, rows = super().get_list(*args, **kwargs)
+        if isinstance(rows, list):
+            targets.load_many(t.cast("list[RecordMixin]", rows))
+        return count, rows
+
+    def get_one(self, id: t.Any) -> t.Any:
+        """Return the row with a key; PostgreSQL answers a key that is no number with an error."""
+        return super().get_one(id) if str(id).isdecimal() and len(id) < 19 else None
+
+    def link_to(self, obj: t.Any) -> str:
+        """Return an object's text, as a link to its page in this admin when it has one that may be seen."""
+        views = [view for view in self.admin._views if isinstance(view, BaseModelView) and isinstance(obj, view.model)]
+        for view in sorted(views, key=lambda view: view.model is not type(obj)):
+            page = "details_view" if view.can_view_details else "edit_view" if view.can_edit else None
+            if page and view.is_accessible():
+                url = view.get_url(f"{view.endpoint}.{page}", id=view.get_pk_value(obj))
+                return Markup('<a href="{}">{}</a>').format(url, str(obj))
+        return str(obj)
+
+
+def _format_clicks(view: "ReferralAdmin", context: t.Any, row: t.Any, name: str) -> str:
+    clicks = vars(row).get("_clicks")
+    return view.link_to_responses(row, str(row.response_count if clicks is None else clicks))
+
+
+class ReferralAdmin(_RecordView):
+    """The links. Only the time at which one expires can be changed.
+
+    A link is made by ``Referral.create``, which sees to it that there is one for a user, place, label and target; to
+    change one of these four would make two links one. And a link that is deleted takes its responses with it, and
+    answers 404 to everyone who was ever given it: expire it instead.
+    """
+
+    can_edit: bool = True
+    column_list: t.Any = (
+        "user",
+        "code",
+        "label",
+        "response_count",
+        "redirect_to",
+        "target",
+        "expired_at",
+        "created_at",
+        "url",
+    )
+    column_details_list: t.Any = column_list
+    column_filters: t.Any = ("target_type", "created_at", "expired_at", "label")
+    column_labels: t.Any = {
+        "redirect_to": "Leads to",
+        "url": "Link",
+        "expired_at": "Expires (UTC)",
+        "created_at": "Created (UTC)",
+        "response_count": "Clicks",
+    }
+    column_formatters: t.Any = {
+        "user": _format_user,
+        "response_count": _format_clicks,
+        "redirect_to": _format_breakable,
+        "target": _format_target,
+        "url": _format_breakable,  # to be copied, not followed: that would count as a click
+    }
+    form_columns: t.Any = ("expired_at",)
+    form_overrides: t.Any = {"expired_at": _TimeField}
+
+    _default_name = "Links"
+    _sorted_by = ("code", "label", "redirect_to", "expired_at", "created_at")
+
+    def _model(self) -> t.Any:
+        return self._models.referral
+
+    def _searched(self, user_columns: Sequence[str]) -> list[str]:
+        users = [f"user.{column}" for column in user_columns]
+        return ["code", "label", *(users or ["user_id"])]
+
+    def get_query(self) -> t.Any:
+        """Return the links with their users, in one statement."""
+        query = super().get_query()
+        return query.options(joinedload(self.model.user)) if self._models.user else query
+
+    def get_list(self, *args: t.Any, **kwargs: t.Any) -> tuple[int | None, t.Any]:
+        """Return a page's links; their clicks are counted in one statement."""
+        count, rows = super().get_list(*args, **kwargs)
+        if isinstance(rows, list):
+            counts = counts_of(sa.select(self.model).where(self.model.id.in_([row.id for row in rows])))
+            for row in rows:
+                row._clicks, _ = counts.get(row.id, (0, 0))
+        return count, rows
+
+    def link_to_responses(self, referral: t.Any, text: str) -> str:
+        """Return a text as a link to the list of a referral's responses, when that is in this admin."""
+        for view in self.admin._views:
+            if isinstance(view, ReferralResponseAdmin) and view.is_accessible():
+                url = view.get_url(f"{view.endpoint}.index_view", flt0_code_equals=referral.code)
+                return Markup('<a href="{}">{}</a>').format(url, text)
+        return text
+
+
+def _format_referral(view: "ReferralResponseAdmin", context: t.Any, row: t.Any, name: str) -> str:
+    return view.link_to(row.referral) if row.referral is not None else str(row.referral_id)
+
+
+def _format_action(view: "ReferralResponseAdmin", context: t.Any, row: t.Any, name: str) -> str:
+    return Markup('<span title="{}">{}</span>').format(row.action, action_display(row.action))
+
+
+def _format_referrer(view: "ReferralResponseAdmin", context: t.Any, row: t.Any, name: str) -> str:
+    referrer = row.http_referrer or ""
+    if not referrer.lower().startswith(("http://", "https://")):
+        return str(referrer)
+    return Markup('<a class="text-break" href="{0}" rel="nofollow noreferrer">{0}</a>').format(referrer)
+
+
+def _format_value(view: "ReferralResponseAdmin", context: t.Any, row: t.Any, name: str) -> str:
+    if row.value is None:
+        return ""
+    cents = round(row.value, 2)
+    return f"{cents if cents == row.value else row.value:f} {row.currency or ''}"
+
+
+class ReferralResponseAdmin(_RecordView):
+    """What came of the links: to be looked at, for it is a record of what happened.
+
+    The visitor's key is nowhere shown: it tells who somebody is, and is nobody's business.
+    """
+
+    column_list: t.Any = (
+        "created_at",
+        "referral",
+        "user",
+        "action",
+        "target",
+        "ignored",
+        "value",
+        "ip_address",
+        "http_referrer",
+    )
+    column_details_list: t.Any = (*column_list, "user_agent", "is_touch", "key", "params")
+    column_filters: t.Any = ("action", "ignored", "created_at", "referral.code", "is_touch")
+    column_labels: t.Any = {
+        "created_at": "Time (UTC)",
+        "referral": "Link",
+        "referral.code": "Code",  # as in flt0_code_equals
+        "ignored": "Not counted",
+        "ip_address": "IP address",
+        "http_referrer": "Came from",
+        "is_touch": "Followed the link",
+    }
+    column_descriptions: t.Any = {"ignored": "The reason why it does not count; empty: it counts"}
+    column_formatters: t.Any = {
+        "referral": _format_referral,
+        "user": _format_user,
+        "action": _format_action,
+        "target": _format_target,
+        "http_referrer": _format_referrer,
+        "value": _format_value,
+    }
+    form: t.Any = _Form  # nothing can be edited, so nothing is looked for that could be
+
+    _default_name = "Responses"
+    _sorted_by = ("created_at", "action", "ignored", "value", "ip_address", "http_referrer")
+
+    def _model(self) -> t.Any:
+        return self._models.response
+
+    def _searched(self, user_columns: Sequence[str]) -> list[str]:
+        users = [f"user.{column}" for column in user_columns] or ["user_id"]
+        return ["referral.code", *(f"referral.{column}" for column in users), *users, "ip_address"]
+
+    def get_query(self) -> t.Any:
+        """Return the responses with their links and the users of both, in one statement."""
+        referral = joinedload(self.model.referral)
+        if self._models.user is None:
+            return super().get_query().options(referral)
+        return super().get_query().options(referral.joinedload(self._models.referral.user), joinedload(self.model.user))
+
+
+def add_views(admin: Admin, category: str = "Referrals") -> None:
+    """Add both views to an admin; to change one, add your own subclasses with ``admin.add_view`` instead.
+
+    :param admin: the admin, of an app that has its referrals.
+    :param category: the menu that they are in.
+    :raises ConfigurationError: the admin has no app yet, or its app no referrals.
+    """
+    if admin.app is None:
+        raise ConfigurationError("This admin has no app: call 'admin.init_app(app)' before the views are added.")
+    for view in (ReferralAdmin, ReferralResponseAdmin):
+        admin.add_view(view(admin.app, category=category))
