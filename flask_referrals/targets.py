@@ -17,7 +17,7 @@ from .identity import primary_key
 from .identity import unwrapped
 
 if t.TYPE_CHECKING:
-    from .records import RecordMixin
+    from .models.records import RecordMixin
 
 _SALT = "flask-referrals.target"
 

@@ -15,7 +15,7 @@ from ..attribution import newest_first
 from ..context import current_state
 from ..exceptions import ReferralsError
 from ..identity import user_key
-from ..records import now
+from ..models.records import now
 from ..transactions import Transaction
 from .output import as_json
 from .output import echo_json

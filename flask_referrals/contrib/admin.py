@@ -26,7 +26,7 @@ from flask_referrals import targets
 from flask_referrals.context import EXTENSION_KEY
 from flask_referrals.context import AppState
 from flask_referrals.exceptions import ConfigurationError
-from flask_referrals.records import RecordMixin
+from flask_referrals.models.records import RecordMixin
 from flask_referrals.reporting import counts_of
 from flask_referrals.templating import action_display
 

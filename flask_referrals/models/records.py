@@ -17,9 +17,9 @@ from sqlalchemy.orm import relationship
 from sqlalchemy.orm import validates
 from sqlalchemy.types import TypeEngine
 
-from . import targets
-from .exceptions import InvalidValueError
-from .identity import MAX_USER_ID
+from .. import targets
+from ..exceptions import InvalidValueError
+from ..identity import MAX_USER_ID
 
 # Stock types only: a type of ours would be a name that the host's revision files do not import.
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")

@@ -1,12 +1,4 @@
-"""The two models, as mixins without a database: their columns, and what can be asked of them.
-
-A host that needs more columns or another table declares its own::
-
-    class Invite(ReferralMixin, db.Model):
-        __tablename__ = "invite"
-        __user_model__ = User
-        campaign: Mapped[str | None] = mapped_column(String(40))
-"""
+"""The referral: a link that is passed on, and everything that can be asked of it."""
 
 import typing as t
 from collections.abc import Sequence
@@ -18,34 +10,32 @@ from sqlalchemy import event
 from sqlalchemy.orm import DynamicMapped
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import Mapper
-from sqlalchemy.orm import backref
-from sqlalchemy.orm import declared_attr
 from sqlalchemy.orm import mapped_column
-from sqlalchemy.orm import relationship
 from sqlalchemy.orm import validates
 from werkzeug.wrappers import Request
 
-from . import attaching
-from . import attribution
-from . import creation
-from . import explaining
-from . import joining
-from . import recording
-from . import reporting
-from . import urls
-from . import visitors
-from .context import current_state
-from .identity import user_id as id_of_user
-from .records import MONEY
+from .. import attaching
+from .. import attribution
+from .. import creation
+from .. import explaining
+from .. import joining
+from .. import recording
+from .. import reporting
+from .. import urls
+from .. import visitors
+from ..context import current_state
+from ..identity import user_id as id_of_user
+from ..transactions import Transaction
 from .records import TIME
 from .records import RecordMixin
 from .records import exact
 from .records import now
 from .records import to_utc
-from .transactions import Transaction
 
 if t.TYPE_CHECKING:
     from typing_extensions import Self
+
+    from .response import ReferralResponseMixin
 
 
 class ReferralMixin(RecordMixin):
@@ -277,69 +267,6 @@ class ReferralMixin(RecordMixin):
         :param limit: the most to return.
         """
         return reporting.filtered_responses(referral=self, limit=limit)
-
-
-class ReferralResponseMixin(RecordMixin):
-    """A click on a referral, or something that was done later because of it."""
-
-    __referral_model__: t.ClassVar[type[t.Any]]
-
-    #: The visitor's random key; never a session's id.
-    session_key: Mapped[str | None] = mapped_column(exact(43), sort_order=-2)
-    action: Mapped[str] = mapped_column(exact(128), sort_order=-2)
-    #: Whether the visitor answered the link itself: a click, or :meth:`ReferralMixin.respond`. Credit rests on these.
-    is_touch: Mapped[bool] = mapped_column(default=False, sort_order=-2)
-    #: The reason code why it does not count; ``None``: it counts.
-    ignored: Mapped[str | None] = mapped_column(exact(20), sort_order=-2)
-    ip_address: Mapped[str | None] = mapped_column(sa.String(45), sort_order=-2)
-    http_referrer: Mapped[str | None] = mapped_column(sa.String(1024), sort_order=-2)
-    user_agent: Mapped[str | None] = mapped_column(sa.String(255), sort_order=-2)
-    key: Mapped[str | None] = mapped_column(exact(128), sort_order=-2)
-    value: Mapped[Decimal | None] = mapped_column(MONEY, sort_order=-2)
-    currency: Mapped[str | None] = mapped_column(sa.String(3), sort_order=-2)
-    params: Mapped[dict[str, t.Any] | None] = mapped_column(sa.JSON(none_as_null=True), sort_order=-2)
-
-    @declared_attr
-    def referral_id(cls) -> Mapped[int]:
-        """The referral's key."""
-        return mapped_column(sa.ForeignKey(cls.__referral_model__.id, ondelete="CASCADE"), sort_order=-2)
-
-    @declared_attr
-    def referral(cls) -> Mapped[t.Any]:
-        """The referral this answers."""
-        back = backref(
-            "responses",
-            lazy="dynamic",
-            cascade="all, delete-orphan",
-            passive_deletes=True,
-            order_by=lambda: attribution.newest_first(t.cast("type[ReferralResponseMixin]", cls)),
-        )
-        return relationship(cls.__referral_model__, foreign_keys=t.cast(t.Any, cls.referral_id), backref=back)
-
-    @declared_attr.directive
-    def __table_args__(cls) -> t.Any:
-        return (
-            sa.UniqueConstraint("action", "key"),
-            sa.Index(None, "session_key", "created_at", "id"),
-            sa.Index(None, "user_id", "created_at", "id"),
-            sa.Index(None, "referral_id", "action", "created_at", "id"),
-            RecordMixin.__table_args__,
-        )
-
-    def __str__(self) -> str:
-        return self.action
-
-    def void(self, reason: str, *, commit: bool = True) -> "ReferralResponseMixin":
-        """Take this response out of all counts and credit, as after a refund or a fraud.
-
-        The row stays, with ``ignored`` set to ``void``, and the voiding is recorded as a response of its own, with the
-        action ``VOIDED`` and the reason in ``params``. A second call changes nothing.
-
-        :param reason: why, at most 200 characters.
-        :param commit: commit the session.
-        :return: the record of the voiding.
-        """
-        return recording.void(self, reason, commit=commit)
 
 
 @event.listens_for(ReferralMixin, "before_delete", propagate=True)
