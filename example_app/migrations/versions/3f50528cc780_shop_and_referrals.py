@@ -1,15 +1,15 @@
 """shop and referrals
 
-Revision ID: 0e258d46c7a3
+Revision ID: 3f50528cc780
 Revises:
-Create Date: 2026-11-23 00:38:03.691441
+Create Date: 2026-11-23 01:54:45.926287
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
-revision = "0e258d46c7a3"
+revision = "3f50528cc780"
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -69,6 +69,7 @@ def upgrade() -> None:
 
     op.create_table(
         "referral",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
             "code",
             sa.String(length=64)
@@ -92,7 +93,6 @@ def upgrade() -> None:
             .with_variant(mysql.DATETIME(fsp=6), "mysql"),
             nullable=True,
         ),
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True)
@@ -123,6 +123,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "referral_response",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
             "session_key",
             sa.String(length=43)
@@ -163,7 +164,6 @@ def upgrade() -> None:
         sa.Column("currency", sa.String(length=3), nullable=True),
         sa.Column("params", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("referral_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True)
@@ -194,20 +194,12 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("referral_response", schema=None) as batch_op:
         batch_op.create_index(
-            batch_op.f("ix_referral_response_referral_id"),
-            ["referral_id", "action", "created_at", "id"],
-            unique=False,
+            batch_op.f("ix_referral_response_referral_id"), ["referral_id", "action", "created_at", "id"], unique=False
         )
         batch_op.create_index(
-            batch_op.f("ix_referral_response_session_key"),
-            ["session_key", "created_at", "id"],
-            unique=False,
+            batch_op.f("ix_referral_response_session_key"), ["session_key", "created_at", "id"], unique=False
         )
-        batch_op.create_index(
-            batch_op.f("ix_referral_response_user_id"),
-            ["user_id", "created_at", "id"],
-            unique=False,
-        )
+        batch_op.create_index(batch_op.f("ix_referral_response_user_id"), ["user_id", "created_at", "id"], unique=False)
 
     op.create_table(
         "welcome_link",
