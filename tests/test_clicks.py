@@ -4,10 +4,12 @@ import pytest
 import sqlalchemy as sa
 from flask import Response
 from flask.testing import FlaskClient
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_referrals import Referral
 from tests.conftest import MakeHost
 from tests.host import Host
+from tests.host import follow
 from tests.host import statements
 
 
@@ -164,6 +166,43 @@ def test_host_classifier_and_consent_are_asked(host: Host, client: FlaskClient, 
     answer = client.get(f"/referrals/{code}?no=1")
     assert "Set-Cookie" not in answer.headers
     assert ignored(host) == ["internal", "no-consent"]
+
+
+def stored_addresses(host: Host) -> list[str | None]:
+    with host.app.app_context():
+        return [response.ip_address for response in host.responses()]
+
+
+def test_host_says_what_the_clients_address_is(host: Host, client: FlaskClient, code: str) -> None:
+    host.referrals.client_ip(lambda request: request.headers.get("X-Edge-Address"))
+    client.get(f"/referrals/{code}", headers={"X-Edge-Address": "2001:db8:1:2::3"})
+    client.get(f"/referrals/{code}", headers={"X-Edge-Address": "<b>1.1.1.1</b>"})
+    assert stored_addresses(host) == ["2001:db8:1::", None]
+
+
+def test_forwarding_headers_count_through_proxyfix_alone(host: Host, client: FlaskClient, code: str) -> None:
+    spoofed = {"X-Forwarded-For": "192.0.2.9, 198.51.100.7", "X-Real-IP": "192.0.2.9", "Forwarded": "for=192.0.2.9"}
+    client.get(f"/referrals/{code}", headers=spoofed)
+    host.app.wsgi_app = ProxyFix(host.app.wsgi_app)  # type: ignore[method-assign]
+    client.get(f"/referrals/{code}", headers=spoofed)
+    assert stored_addresses(host) == ["127.0.0.0", "198.51.100.0"]
+
+
+@pytest.mark.parametrize(("storage", "address"), [("full", "127.0.0.1"), ("none", None)])
+def test_what_is_kept_of_an_address_is_a_setting(new_host: MakeHost, storage: str, address: str | None) -> None:
+    host = new_host(REFERRALS_IP_STORAGE=storage)
+    follow(host, host.client())
+    assert stored_addresses(host) == [address]
+
+
+@pytest.mark.parametrize(("storage", "kept"), [("full", "https://blog.example/post?q=1"), ("none", None)])
+def test_what_is_kept_of_the_referrer_is_a_setting(new_host: MakeHost, storage: str, kept: str | None) -> None:
+    host = new_host(REFERRALS_REFERRER_STORAGE=storage)
+    with host.app.app_context():
+        code = Referral.create("/").code
+    host.client().get(f"/referrals/{code}", headers={"Referer": "https://user:pass@blog.example/post?q=1#top"})
+    with host.app.app_context():
+        assert [response.http_referrer for response in host.responses()] == [kept]
 
 
 class TestLocation:
