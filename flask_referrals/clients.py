@@ -7,6 +7,7 @@ from flask import current_app
 from werkzeug.wrappers import Request
 
 from .agents import is_bot
+from .config import parse_network
 from .context import current_state
 
 #: The longest stored values, in characters.
@@ -39,8 +40,18 @@ def not_a_click(request: Request) -> str | None:
         return "embedded"
     if is_bot(request.headers.get("User-Agent", "")):
         return "bot"
+    if _is_internal(request):
+        return "internal"
     classifier = current_state().extension.hooks.classifier
     return classifier(request) if classifier is not None else None
+
+
+def _is_internal(request: Request) -> bool:
+    networks = current_app.config["REFERRALS_INTERNAL_NETWORKS"]
+    if not networks:
+        return False
+    address = client_address(request)
+    return address is not None and any(address in parse_network(network) for network in networks)
 
 
 def has_consent(request: Request) -> bool:

@@ -1,8 +1,10 @@
 """Every setting with its default, and the check that it can be used."""
 
+import ipaddress
 import typing as t
 from collections.abc import Callable
 from datetime import timedelta
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from flask import Flask
@@ -32,6 +34,8 @@ DEFAULTS: dict[str, t.Any] = {
     "REFERRALS_REPEAT_WINDOW": timedelta(minutes=30),
     # The query arguments that bring a code to any page: "ref", several names, or None: none does.
     "REFERRALS_QUERY_PARAM": None,
+    # Networks whose clicks are the site's own people's: "192.0.2.0/24".
+    "REFERRALS_INTERNAL_NETWORKS": (),
     # What becomes of a click that does not count: "flag": it is stored with the reason; "drop": it is not.
     "REFERRALS_IGNORED": "flag",
     # Query arguments of a link that are stored with the click.
@@ -110,6 +114,15 @@ def _check_words(name: str, value: t.Any) -> None:
     _require(is_list and all(isinstance(word, str) and word for word in value), name, "a list of names")
 
 
+def _check_networks(name: str, value: t.Any) -> None:
+    _check_words(name, value)
+    for network in value:
+        try:
+            parse_network(network)
+        except ValueError as error:
+            raise ConfigurationError(f"{name}: {error}.") from None
+
+
 def _check_optional_words(name: str, value: t.Any) -> None:
     _check_words(name, as_words(value))
 
@@ -146,6 +159,7 @@ _CHECKS: dict[str, Callable[[str, t.Any], None]] = {
     "REFERRALS_ATTRIBUTION_WINDOW": _check_duration,
     "REFERRALS_REPEAT_WINDOW": _check_duration,
     "REFERRALS_QUERY_PARAM": _check_optional_words,
+    "REFERRALS_INTERNAL_NETWORKS": _check_networks,
     "REFERRALS_IGNORED": _check_choice("flag", "drop"),
     "REFERRALS_CAMPAIGN_PARAMS": _check_words,
     "REFERRALS_FORWARD_QUERY": _check_switch,
@@ -178,6 +192,15 @@ def apply(app: Flask) -> None:
     if isinstance(app.config.get("SECRET_KEY_FALLBACKS"), (str, bytes)):
         # Each of its letters would be taken for a key.
         raise ConfigurationError("SECRET_KEY_FALLBACKS must be a list of keys, not one key.")
+
+
+@lru_cache(maxsize=256)
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """Read an entry of ``REFERRALS_INTERNAL_NETWORKS``.
+
+    :raises ValueError: it is no network, or has bits behind its prefix.
+    """
+    return ipaddress.ip_network(text)
 
 
 def as_words(value: t.Any) -> t.Any:

@@ -159,6 +159,19 @@ def test_expired_link_leads_on_and_records_nothing(host: Host, client: FlaskClie
     assert ignored(host) == []
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("192.0.2.7", "internal"), ("::ffff:192.0.2.7", "internal"), ("2001:db8::1", "internal"), ("198.51.100.1", None)],
+)
+def test_click_from_the_sites_own_network_is_not_counted(new_host: MakeHost, address: str, reason: str | None) -> None:
+    host = new_host(REFERRALS_INTERNAL_NETWORKS=["192.0.2.0/24", "2001:db8::/32"])
+    with host.app.app_context():
+        code = Referral.create("/").code
+    answer = host.client().get(f"/referrals/{code}", environ_overrides={"REMOTE_ADDR": address})
+    assert ("Set-Cookie" in answer.headers) is (reason is None)
+    assert ignored(host) == [reason]
+
+
 def test_host_classifier_and_consent_are_asked(host: Host, client: FlaskClient, code: str) -> None:
     host.referrals.classifier(lambda request: "internal" if "internal" in request.args else None)
     host.referrals.consent(lambda request: "no" not in request.args)

@@ -90,7 +90,7 @@ class TestVoid:
 
 
 def test_eight_threads_record_one_key_once_in_every_round(host: Host) -> None:
-    rounds = 10
+    rounds = 200
     with host.app.app_context():
         mia = host.user("mia")
         Referral.create("/").respond("CAME", user=mia)
