@@ -69,9 +69,7 @@ def receive(code: str, request: Request) -> Click | None:
 def _who(request: Request) -> tuple[Visitor, str | None]:
     """Tell who clicks, and why it is no click if it is none. A program is nobody: it gets no key, and no session."""
     try:
-        reason = clients.not_a_click(request)
-        if reason is None and not clients.has_consent(request):
-            reason = "no-consent"
+        reason = clients.not_a_click(request) or clients.lacks_consent(request)
         if reason is not None:
             return Visitor(), reason
         return Visitor(_present_user(request), visitors.get_key(request)), None

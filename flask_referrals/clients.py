@@ -54,10 +54,14 @@ def _is_internal(request: Request) -> bool:
     return address is not None and any(address in parse_network(network) for network in networks)
 
 
-def has_consent(request: Request) -> bool:
-    """Whether the visitor may be recognised later, as the host's ``consent`` says."""
+def lacks_consent(request: Request) -> str | None:
+    """Return the reason code when the visitor may not be recognised later; a ``consent`` that fails gives none."""
     consent = current_state().extension.hooks.consent
-    return consent is None or bool(consent(request))
+    try:
+        return None if consent is None or consent(request) else "no-consent"
+    except Exception:
+        current_app.logger.exception("It could not be told whether a visitor consents; taken for a no.")
+        return "no-consent"
 
 
 def storable(text: str, length: int) -> str:

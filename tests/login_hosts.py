@@ -129,7 +129,7 @@ def flask_login_without_user_model(app: Flask, db: SQLAlchemy) -> None:
     from flask_login import login_user
     from flask_login import logout_user
 
-    class Employee(UserMixin):
+    class Employee(UserMixin):  # type: ignore[misc]
         def __init__(self, name: str) -> None:
             self.id = name
 
@@ -157,9 +157,10 @@ def flask_security(app: Flask, db: SQLAlchemy, *, record_sign_up: bool = True) -
     """Flask-Security, its own views, and its own model."""
     from flask_security.core import Security
     from flask_security.datastore import SQLAlchemyUserDatastore
-    from flask_security.models import fsqla_v3 as fsqla
+    from flask_security.models import fsqla_v3
     from flask_security.signals import user_registered
 
+    fsqla: Any = fsqla_v3  # its own types are not complete
     fsqla.FsModels.set_db_info(db)
 
     class Role(db.Model, fsqla.FsRoleMixin):  # type: ignore[name-defined, misc]
@@ -221,7 +222,8 @@ def flask_jwt_extended(app: Flask, db: SQLAlchemy) -> None:
             verify_jwt_in_request(optional=True)
         except (JWTExtendedException, PyJWTError):
             return None
-        return get_current_user()
+        user: User | None = get_current_user()
+        return user
 
     @app.post("/signup")
     def sign_up() -> Response:

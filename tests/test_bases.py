@@ -164,12 +164,13 @@ def check_journey(app: Flask, db: SQLAlchemy, User: Any, referrals: Referrals) -
     assert client.post("/act").text == ""
     with app.app_context():
         olga = db.session.execute(sa.select(User).where(User.name == "olga")).scalar_one()
+        model: Any = referrals.Referral
         (referral,) = olga.referral_codes
         assert (referral.code, referral.user, referral.response_count) == (code, olga, 1)
         assert [response.user.name for response in referral.responses] == ["mia"] * 3
         assert [str(response) for response in referral.filtered_responses()] == ["ACTED", "ACTED", "RESPONDED"]
         assert Referral.create("/welcome", user=olga) is referral
-        assert referral.query.filter_by(code=code).one() is referral
+        assert model.query.filter_by(code=code).one() is referral
         joined = sa.select(Referral.code).join(ReferralResponse.referral).distinct()
         assert db.session.scalars(joined).all() == [code]
         assert repr(referral) == f"<Referral {referral.id}>"
@@ -345,7 +346,7 @@ class TestBinds:
     def test_pair_in_two_databases_is_an_error(self, app: Flask, make_db: MakeDB) -> None:
         db = make_db(app, **options_of("base"))
         self.declare_pair(db, self.declare_user(db), response_bind=None)
-        with pytest.raises(ConfigurationError, match="Referral and Answer are in two databases: .*__bind_key__"):
+        with pytest.raises(ConfigurationError, match=r"Referral and Answer are in two databases: .*__bind_key__"):
             Referrals(app)
 
 

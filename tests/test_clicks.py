@@ -249,6 +249,17 @@ class TestLocation:
         assert host.client().get(f"/referrals/{code}").headers["Location"] == "/home"
 
 
+def test_consent_that_fails_is_a_no(
+    host: Host, client: FlaskClient, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @host.referrals.consent
+    def fail(request: object) -> bool:
+        raise RuntimeError("the host's fault")
+
+    assert "Set-Cookie" not in client.get(f"/referrals/{code}").headers
+    assert ignored(host) == ["no-consent"]
+
+
 class TestBrokenBookkeeping:
     """A visitor who follows a living link always arrives."""
 

@@ -2,14 +2,18 @@
 
 import importlib.util
 import re
+import secrets
 import textwrap
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 import sqlalchemy as sa
 from flask import Response
 from flask import request
@@ -50,24 +54,30 @@ def name_of(give_users: GiveUsers) -> str:
     return give_users.__name__
 
 
-def check_available(give_users: GiveUsers) -> None:
-    if "security" in give_users.__name__ and importlib.util.find_spec("flask_security") is None:
-        pytest.skip("Flask-Security needs a newer Python.")
-    if give_users is login_hosts.flask_session:
-        import redis
-
-        try:
-            redis.Redis.from_url(login_hosts.REDIS_URL).ping()
-        except redis.ConnectionError as error:
-            unavailable(f"No Redis server: {error}. Set TEST_REDIS_URL.")
-
-
 @pytest.fixture
 def site(give_users: GiveUsers, database_url: str) -> Iterator[Site]:
     """A site with one kind of login."""
-    check_available(give_users)
-    with opened(give_users, database_url) as site:
-        yield site
+    if "security" in give_users.__name__ and importlib.util.find_spec("flask_security") is None:
+        pytest.skip("Flask-Security needs a newer Python, or a newer Flask.")
+    with ExitStack() as stack:
+        config = {}
+        if give_users is login_hosts.flask_session:
+            config["SESSION_KEY_PREFIX"] = stack.enter_context(new_sessions())
+        yield stack.enter_context(opened(give_users, database_url, **config))
+
+
+@contextmanager
+def new_sessions() -> Iterator[str]:
+    """Yield a prefix for sessions in Redis, which are deleted in the end."""
+    prefix = f"flask_referrals_test_{secrets.token_hex(4)}:"
+    with redis.Redis.from_url(login_hosts.REDIS_URL) as server:
+        try:
+            server.ping()
+        except redis.ConnectionError as error:
+            unavailable(f"No Redis server: {error}. Set TEST_REDIS_URL.")
+        yield prefix
+        for key in server.scan_iter(f"{prefix}*"):
+            server.delete(key)
 
 
 class OnSQLite:
@@ -332,6 +342,21 @@ class TestTokens(OnSQLite):
         assert {user for _, user in recorded(site)} == {"mia"}
 
     @pytest.mark.parametrize("give_users", [login_hosts.flask_jwt_extended])
+    def test_logout_that_keeps_the_session_drops_the_key(self, site: Site) -> None:
+        @site.app.post("/logout-that-keeps")
+        def log_out_of_the_site() -> str:
+            session["basket"] = "tea"
+            session.pop("_referral", None)
+            return ""
+
+        browser = Browser(site)
+        browser.sign_up("mia")
+        browser.follow(link(site))
+        browser.client.post("/logout-that-keeps")
+        browser.sign_up("next")
+        assert browser.act() == ""
+
+    @pytest.mark.parametrize("give_users", [login_hosts.flask_jwt_extended])
     def test_token_of_a_login_is_kept_to_its_user(self, site: Site) -> None:
         """A script may lose its token without telling the site; the visitor's key is then long dropped."""
         browser = Browser(site)
@@ -355,12 +380,12 @@ class TestServerSideSession(OnSQLite):
         browser.follow(link(site))
         cookie = browser.client.get_cookie("session")
         assert cookie is not None and len(cookie.value) < 64
-        store = site.app.config["SESSION_REDIS"]
-        assert b"_referral" in store.get(f"session:{cookie.value}")
+        store, prefix = site.app.config["SESSION_REDIS"], site.app.config["SESSION_KEY_PREFIX"]
+        assert b"_referral" in store.get(f"{prefix}{cookie.value}")
         browser.sign_up("mia")
         cookie = browser.client.get_cookie("session")
         assert cookie is not None
-        assert b"_referral" not in store.get(f"session:{cookie.value}")
+        assert b"_referral" not in store.get(f"{prefix}{cookie.value}")
 
     def test_program_leaves_nothing_on_the_server(self, site: Site) -> None:
         code, browser = link(site), Browser(site)
@@ -404,7 +429,7 @@ class TestBareIdentities(OnSQLite):
     @pytest.mark.parametrize("user", [True, 1.5, b"mia", object(), "", "x" * 256, "mi\0a", "\ud800"], ids=repr)
     def test_anything_else_is_refused(self, site: Site, user: Any) -> None:
         with site.app.app_context():
-            with pytest.raises(InvalidValueError, match="^user "):
+            with pytest.raises(InvalidValueError, match=r"^user "):
                 Referral.create("/", user=user)
             assert site.db.session.scalars(sa.select(Referral)).all() == []
 
