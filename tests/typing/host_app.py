@@ -26,6 +26,7 @@ from flask_referrals import ReferralResponse
 from flask_referrals import ReferralResponseMixin
 from flask_referrals import Referrals
 from flask_referrals import ReferralsError
+from flask_referrals import TooManyGuessesError
 from flask_referrals import current_referrals
 from flask_referrals import referral_created
 from flask_referrals import response_recorded
@@ -170,10 +171,12 @@ def pay(user: User, product: Product) -> None:
         key="order-7",
         value=Decimal("8.50"),
         currency="GBP",
+        once=False,
         commit=False,
     )
     if response is None:
         return
+    assert_type(response.void("refunded", commit=False), ReferralResponseMixin)
     assert_type(response.id, int)
     assert_type(response.action, str)
     assert_type(response.referral_id, int)
@@ -193,7 +196,20 @@ def pay(user: User, product: Product) -> None:
     assert owner is None or response.user_id != owner.id
 
 
+def type_in(user: User, code: str) -> str:
+    try:
+        return Referral.attach(code, user=user, request=request, commit=True).action
+    except TooManyGuessesError:
+        return "please wait"
+
+
 def look(user: User) -> None:
+    assert_type(Referral.referrer_of(user), Referral | None)
+    for referred in Referral.referred_by(user):
+        assert_type(referred, t.Any)
+    for verdict in [*Referral.explain(), *Referral.explain(user)]:
+        assert_type(verdict.response, ReferralResponseMixin)
+        assert_type(verdict.rule, str)
     credited = Referral.referral_for_request()
     assert_type(credited, Referral | None)
     assert_type(Referral.for_request(request), Referral | None)
