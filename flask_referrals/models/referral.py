@@ -41,7 +41,7 @@ if t.TYPE_CHECKING:
 class ReferralMixin(RecordMixin):
     """A link that a user passes on."""
 
-    __user_backref__ = "referral_codes"
+    __user_backref__: t.ClassVar[str | None] = "referral_codes"
 
     code: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-2)
     label: Mapped[str] = mapped_column(sa.String(100), default="", sort_order=-2)
