@@ -118,9 +118,9 @@ def test_prefetch_is_refused_so_that_the_click_comes_later(
 
 
 def test_repeated_click_is_not_counted_again(host: Host, client: FlaskClient, code: str) -> None:
-    for _ in range(3):
-        client.get(f"/referrals/{code}")
+    cookies = ["Set-Cookie" in client.get(f"/referrals/{code}").headers for _ in range(3)]
     assert ignored(host) == [None, "repeat", "repeat"]
+    assert cookies == [True, False, False]
 
 
 def test_owners_own_click_is_not_counted(host: Host, client: FlaskClient, code: str) -> None:

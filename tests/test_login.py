@@ -8,6 +8,7 @@ from flask import request
 from flask import session
 from flask.testing import FlaskClient
 from flask_login import login_user
+from flask_login import logout_user
 
 from flask_referrals import Referral
 from flask_referrals import ReferralResponse
@@ -89,6 +90,21 @@ def test_logout_drops_the_key(host: Host, client: FlaskClient) -> None:
     assert not has_key(client)
 
 
+def test_logout_and_login_in_one_request_pass_nothing_on(host: Host, client: FlaskClient) -> None:
+    @host.app.post("/switch")
+    def switch() -> str:
+        logout_user()
+        session.clear()
+        login_user(host.db.session.scalars(sa.select(host.User)).one())
+        return ""
+
+    with host.app.app_context():
+        host.user("mia")
+    follow(host, client)
+    client.post("/switch")
+    assert owners(host) == [None]
+
+
 def test_first_claim_wins_under_a_race(host: Host, client: FlaskClient) -> None:
     for path in ("/a", "/b", "/c"):
         follow(host, client, path)
@@ -161,13 +177,18 @@ class TestWithoutFlaskLogin:
 
         @host.app.post("/login")
         def log_in() -> str:
-            user = host.db.session.scalars(sa.select(host.User)).one()
+            user = host.db.session.scalars(sa.select(host.User).where(host.User.name == "mia")).one()
             if request.form.get("clear"):
                 session.clear()
             session["user_id"] = user.id
             if request.form.get("link"):
                 host.referrals.link_user(user)
             return ""
+
+        @host.app.post("/refund")
+        def refund() -> str:
+            other = host.db.session.scalars(sa.select(host.User).where(host.User.name == "other")).one()
+            return repr(Referral.record_response("REFUNDED", user=other))
 
         with host.app.app_context():
             host.user("mia")
@@ -185,6 +206,23 @@ class TestWithoutFlaskLogin:
         assert client.post("/act/BOUGHT").text == code
         assert owners(host) == ["mia", "mia"]
         assert not has_key(client)
+
+    def test_join_is_durable_when_nobody_gets_credit(self, host: Host, client: FlaskClient) -> None:
+        with host.app.app_context():
+            mia = host.db.session.scalars(sa.select(host.User)).one()
+            code = Referral.create("/", user=mia).code
+        client.get(f"/referrals/{code}")
+        client.post("/login")
+        assert client.post("/act/BOUGHT").text == ""
+        assert owners(host) == ["mia"]
+
+    def test_acting_for_another_user_does_not_give_them_ones_own_history(self, host: Host, client: FlaskClient) -> None:
+        with host.app.app_context():
+            host.user("other")
+        follow(host, client)
+        client.post("/login")
+        assert client.post("/refund").text == "None"
+        assert owners(host) == [None]
 
 
 def test_responses_of_one_referral_can_be_linked_by_hand(host: Host, client: FlaskClient) -> None:
