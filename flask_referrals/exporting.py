@@ -65,7 +65,7 @@ def write_csv(table: str, stream: t.TextIO, *, since: datetime | None, progress:
     :param since: only rows from this time on.
     :param progress: called after every row.
     """
-    # Lines end as RFC 4180 says; before Python 3.13 it is also what makes the writer quote a text with either character.
+    # Lines end as RFC 4180 says. Before Python 3.13 the writer quotes no other line ends than its own.
     writer = csv.writer(stream, lineterminator="\r\n")
     writer.writerow(columns(table))
     for row in rows(table, since):
