@@ -112,7 +112,7 @@ def test_welcome_mail_has_a_link_of_the_users_own(shop: str) -> None:
 def test_second_start_adds_nothing(shop: str, database: str, tmp_path: Path) -> None:
     with open_shop(database, tmp_path) as again:
         assert Person(again).get("/").count("/tea/") >= 8
-    subprocess.run(flask(tmp_path, "db", "check"), cwd=ROOT, env=environment(database), check=True)
+    subprocess.run(flask(tmp_path, "referrals", "check"), cwd=ROOT, env=environment(database), check=True)
     engine = sa.create_engine(database)
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT COUNT(*) FROM product").scalar() == 8
