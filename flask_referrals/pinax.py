@@ -33,6 +33,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Link(Row):
+    """A referral of pinax, checked."""
+
     code: str
     redirect_to: str
     label: str
@@ -41,6 +43,8 @@ class Link(Row):
 
 @dataclass(frozen=True)
 class Response(Row):
+    """A response of pinax, checked, with what is personal cut as everywhere."""
+
     link: str
     action: str
     session_key: str | None
@@ -49,6 +53,12 @@ class Response(Row):
 
 
 def read_link(record: Record, zone: tzinfo) -> Link:
+    """Check a referral.
+
+    :param record: a record of a dump.
+    :param zone: the zone of times that name none.
+    :raises Refused: it cannot be one of ours; the reason names the column.
+    """
     code = text_of(record, "code", 64)
     if not CODE.fullmatch(code):
         raise Refused(f"code {code!r} is not 1 to 64 letters, digits, '-' or '_'")
@@ -62,6 +72,7 @@ def read_link(record: Record, zone: tzinfo) -> Link:
 
 
 def read_response(record: Record, zone: tzinfo) -> Response:
+    """Check a response; the parameters and the error are those of :func:`read_link`."""
     link = _key(record, "referral")
     action = text_of(record, "action", 128)
     if link is None or not action:
@@ -115,6 +126,11 @@ def _pseudonym(session_key: str) -> str:
 
 
 def text_of(record: Record, name: str, longest: int) -> str:
+    """Return a column's text; nothing is ``""``.
+
+    :param longest: the most characters it may have.
+    :raises Refused: it is no text, too long, or cannot be stored.
+    """
     value = record.fields.get(name)
     if value is None:
         return ""
