@@ -15,11 +15,13 @@ from . import config
 from . import signals
 from . import visitors
 from .attribution import Visitor
+from .attribution import made_by
 from .context import current_state
 from .identity import unwrapped
 from .identity import user_id
 from .recording import CLICK
 from .recording import row_values
+from .times import as_utc
 from .transactions import Transaction
 
 _MAX_MARK = 100
@@ -59,10 +61,7 @@ def receive(code: str, request: Request) -> Click | None:
         ignored = "self"
     if ignored is None and link.is_repeat:
         ignored = "repeat"
-    expired_at = link.expired_at
-    if expired_at is not None and expired_at.tzinfo is None:
-        expired_at = expired_at.replace(tzinfo=timezone.utc)
-    is_active = expired_at is None or expired_at > datetime.now(timezone.utc)
+    is_active = link.expired_at is None or as_utc(link.expired_at) > datetime.now(timezone.utc)
     return Click(transaction, request, visitor, link.id, link.redirect_to, is_active, ignored)
 
 
@@ -92,13 +91,8 @@ def _find(code: str, visitor: Visitor) -> sa.Select[t.Any]:
     is_repeat: sa.ColumnElement[bool] = sa.false()
     window = config.duration("REFERRALS_REPEAT_WINDOW")
     if visitor and window is not None:
-        theirs = (
-            response.user_id == visitor.user_id
-            if visitor.user_id is not None
-            else sa.and_(response.session_key == visitor.key, response.user_id.is_(None))
-        )
         is_repeat = sa.exists().where(
-            theirs,
+            made_by(visitor),
             response.referral_id == referral.id,
             response.created_at > datetime.now(timezone.utc) - window,
             response.action == CLICK,

@@ -44,6 +44,12 @@ def mappers_of(db: SQLAlchemy) -> Iterable[Mapper[t.Any]]:
     return t.cast("Iterable[Mapper[t.Any]]", t.cast(t.Any, db.Model).registry.mappers)
 
 
+def signing_keys() -> list[str]:
+    """Return the current app's secret keys, the oldest first: itsdangerous signs with the last, and accepts all."""
+    fallbacks = current_app.config.get("SECRET_KEY_FALLBACKS") or []
+    return [*fallbacks, t.cast(str, current_app.secret_key)]
+
+
 def current_state() -> AppState:
     """Return what :meth:`.Referrals.init_app` stored on the current app.
 

@@ -9,12 +9,12 @@ import typing as t
 from collections.abc import Callable
 from collections.abc import Iterator
 from datetime import datetime
-from datetime import timezone
 from decimal import Decimal
 
 import sqlalchemy as sa
 
 from .context import current_state
+from .times import as_utc
 
 #: Columns that mean something to us alone.
 _NOT_EXPORTED = {"identity", "session_key", "referral_id"}
@@ -104,8 +104,7 @@ def _execute(select: sa.Select[t.Any]) -> sa.Result[t.Any]:
 def _plain(value: t.Any) -> t.Any:
     """Return a value as it is written; times in UTC."""
     if isinstance(value, datetime):
-        utc = value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
-        return utc.isoformat()
+        return as_utc(value).isoformat()
     return value if value is None or isinstance(value, (bool, int, float, str, Decimal, dict, list)) else str(value)
 
 

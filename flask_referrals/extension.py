@@ -175,7 +175,7 @@ class Referrals:
         :param can_refer: ``can_refer(user, target)`` says whether a user may; by default everyone may.
         :raises ConfigurationError: the name is taken by another model, or too long.
         """
-        name = name or targets.default_name(model)
+        name = name or targets.table_name(model)
         if len(name) > 100 or (name in self.targets and self.targets[name].model is not model):
             raise ConfigurationError(f"The target name {name!r} is too long, or another model's.")
         self.targets[name] = targets.TargetType(model, load, can_refer)

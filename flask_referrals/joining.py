@@ -70,10 +70,14 @@ def link_user(user: t.Any, *, commit: bool) -> None:
     """Do what :meth:`.Referrals.link_user` promises."""
     key = visitors.get_key(visitors.resolve_request())
     if key is not None:
-        state = current_state()
-        transaction = Transaction(state.session, state.models.response, commit=commit)
-        join(transaction, Visitor(user_id(user), key))
-        transaction.commit()
+        _link(user, key, commit=commit)
+
+
+def _link(user: t.Any, key: str, *, commit: bool) -> None:
+    state = current_state()
+    transaction = Transaction(state.session, state.models.response, commit=commit)
+    join(transaction, Visitor(user_id(user), key))
+    transaction.commit()
 
 
 def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
@@ -82,13 +86,14 @@ def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
     The host's transaction is committed, unless it has changes of its own waiting: then the link becomes durable with
     them, or at the first recorded action.
     """
-    if visitors.get_key(visitors.resolve_request()) is None:
+    key = visitors.get_key(visitors.resolve_request())
+    if key is None:
         return
     session = current_state().session
     host_is_writing = bool(session.new or session.dirty or session.deleted)
     session.flush()  # the host's own errors stay the host's
     try:
-        link_user(user, commit=not host_is_writing)
+        _link(user, key, commit=not host_is_writing)
     except SQLAlchemyError:
         app.logger.exception("A visitor's responses could not be linked to the user who logged in.")
 

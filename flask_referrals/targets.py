@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from flask import current_app
 from itsdangerous import BadData
 from itsdangerous import URLSafeSerializer
 
 from .context import current_state
+from .context import signing_keys
 from .exceptions import InvalidValueError
 from .identity import parse_key
 from .identity import primary_key
@@ -50,16 +50,12 @@ def _type_name(model: type[t.Any]) -> str:
     for name, registered in current_state().extension.targets.items():
         if issubclass(model, registered.model):
             return name
-    return _table_name(model)
+    return table_name(model)
 
 
-def _table_name(model: type[t.Any]) -> str:
-    return str(sa.inspect(model).persist_selectable.name)
-
-
-def default_name(model: type[t.Any]) -> str:
+def table_name(model: type[t.Any]) -> str:
     """Return the name a model goes by when it is registered without one: that of its table."""
-    return _table_name(model)
+    return str(sa.inspect(model).persist_selectable.name)
 
 
 def load(type_name: str | None, key: str | None) -> t.Any:
@@ -114,14 +110,13 @@ def is_known(type_name: str) -> bool:
 def _model_of_table(name: str) -> type[t.Any] | None:
     for mapper in current_state().mappers:
         has_one_key = mapper.inherits is None and len(mapper.primary_key) == 1
-        if has_one_key and _table_name(mapper.class_) == name:
+        if has_one_key and table_name(mapper.class_) == name:
             return mapper.class_
     return None
 
 
 def _serializer() -> URLSafeSerializer:
-    fallbacks = current_app.config.get("SECRET_KEY_FALLBACKS") or []
-    return URLSafeSerializer([*fallbacks, t.cast(str, current_app.secret_key)], salt=_SALT)
+    return URLSafeSerializer(signing_keys(), salt=_SALT)
 
 
 def to_token(target: t.Any) -> str:

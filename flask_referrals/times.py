@@ -13,6 +13,11 @@ _TIME = re.compile(
 )
 
 
+def as_utc(time: datetime) -> datetime:
+    """Return a time in UTC; one without a zone is UTC, as databases give it back."""
+    return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+
+
 def parse_time(text: str, zone: tzinfo = timezone.utc) -> datetime:
     """Read an ISO 8601 time, in all forms that Django, PostgreSQL, MariaDB and SQLite write.
 

@@ -17,7 +17,8 @@ from .exceptions import ConfigurationError
 from .redirects import parse_host_pattern
 from .redirects import safe_location
 
-_REDIRECT_ENDPOINT = "referrals.redirect"
+#: The route that a link leads through.
+REDIRECT_ENDPOINT = "referrals.redirect"
 
 
 def referral_url(code: str) -> str:
@@ -31,13 +32,12 @@ def referral_url(code: str) -> str:
     """
     base_url = current_app.config["REFERRALS_BASE_URL"]
     if base_url is not None:
-        path = current_app.url_map.bind("", script_name="/").build(_REDIRECT_ENDPOINT, {"code": code})
-        return f"{base_url.rstrip('/')}{path}"
+        return f"{base_url.rstrip('/')}{path_of(REDIRECT_ENDPOINT, code=code)}"
     server = current_app.create_url_adapter(None)
     if server is not None:
-        return server.build(_REDIRECT_ENDPOINT, {"code": code}, force_external=True)
+        return server.build(REDIRECT_ENDPOINT, {"code": code}, force_external=True)
     if has_request_context():
-        return url_for(_REDIRECT_ENDPOINT, code=code, _external=True)
+        return url_for(REDIRECT_ENDPOINT, code=code, _external=True)
     raise ConfigurationError(
         "A referral's address needs REFERRALS_BASE_URL (or SERVER_NAME) where there is no request."
     )
@@ -67,7 +67,7 @@ def target_location(target: str | None) -> str | None:
     """
     if target in current_app.view_functions:
         try:
-            target = url_for(target, _external=False) if has_request_context() else _path_of(target)
+            target = url_for(target, _external=False) if has_request_context() else path_of(target)
         except BuildError:
             return None
     return safe_location(
@@ -107,5 +107,11 @@ def _with_query(location: str, arguments: Iterable[tuple[str, str]]) -> str:
     return target_location(parts._replace(query=query).geturl()) or location
 
 
-def _path_of(endpoint: str) -> str:
-    return current_app.url_map.bind("", script_name="/").build(endpoint)
+def path_of(endpoint: str, **values: str) -> str:
+    """Return the path of an endpoint within the app, outside a request too.
+
+    :param endpoint: its name.
+    :param values: the parts of its path.
+    :raises werkzeug.routing.BuildError: it needs others.
+    """
+    return current_app.url_map.bind("", script_name="/").build(endpoint, values)

@@ -23,6 +23,7 @@ from werkzeug.wrappers import Request
 
 from . import config
 from .context import current_state
+from .context import signing_keys
 from .identity import unwrapped
 
 #: The entry of the Flask session that is ours.
@@ -117,11 +118,9 @@ def _arrived_session(request: Request) -> MutableMapping[str, t.Any] | None:
 
 
 def _signer() -> TimestampSigner:
-    fallbacks = current_app.config.get("SECRET_KEY_FALLBACKS") or []
-    # itsdangerous signs with the last key and accepts all. 48 bytes fill their base64 form to the last bit, so that no
+    # 48 bytes fill their base64 form to the last bit, so that no
     # two texts are the same signature.
-    keys = [*fallbacks, t.cast(str, current_app.secret_key)]
-    return TimestampSigner(keys, salt=_SALT, digest_method=hashlib.sha384)
+    return TimestampSigner(signing_keys(), salt=_SALT, digest_method=hashlib.sha384)
 
 
 def _verified(session: MutableMapping[str, t.Any] | None) -> str | None:

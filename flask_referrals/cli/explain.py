@@ -64,7 +64,7 @@ def simulate(
     if not CODE.fullmatch(code):
         raise click.ClickException(f"{code!r} is no code: the answer is 404.")
     given = [_parsed(header) for header in headers]
-    path = current_app.url_map.bind("", script_name="/").build("referrals.redirect", {"code": code})
+    path = urls.path_of(urls.REDIRECT_ENDPOINT, code=code)
     with current_app.test_request_context(
         path,
         method=method,

@@ -20,6 +20,7 @@ from sqlalchemy.types import TypeEngine
 from .. import targets
 from ..exceptions import InvalidValueError
 from ..identity import MAX_USER_ID
+from ..times import as_utc
 
 # Stock types only: a type of ours would be a name that the host's revision files do not import.
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -133,6 +134,4 @@ def _read_as_utc(record: RecordMixin, *args: t.Any) -> None:
     for name in ("created_at", "expired_at"):
         value = record.__dict__.get(name)
         if value is not None:
-            is_naive = value.tzinfo is None
-            utc = value.replace(tzinfo=timezone.utc) if is_naive else value.astimezone(timezone.utc)
-            attributes.set_committed_value(record, name, utc)
+            attributes.set_committed_value(record, name, as_utc(value))
