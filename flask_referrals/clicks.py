@@ -17,12 +17,14 @@ from . import visitors
 from .attribution import Visitor
 from .attribution import made_by
 from .context import current_state
+from .failures import log_failure
 from .identity import unwrapped
 from .identity import user_id
 from .recording import CLICK
 from .recording import row_values
 from .times import as_utc
 from .transactions import Transaction
+from .transactions import lock_timeout
 
 _MAX_MARK = 100
 
@@ -31,6 +33,8 @@ _MAX_MARK = 100
 class Click:
     """A click on a link that exists.
 
+    :param visitor: who clicks.
+    :param is_anonymous: whether it is stored without saying who.
     :param redirect_to: the link's target.
     :param ignored: the reason code why it does not count, or ``None``.
     """
@@ -38,6 +42,7 @@ class Click:
     transaction: Transaction
     request: Request
     visitor: Visitor
+    is_anonymous: bool
     referral_id: int
     redirect_to: str
     is_active: bool
@@ -54,7 +59,7 @@ def receive(code: str, request: Request) -> Click | None:
     state = current_state()
     transaction = Transaction(state.session, state.models.response, commit=True)
     visitor, ignored = _who(request)
-    link = transaction.session.execute(_find(code, visitor)).one_or_none()
+    link = transaction.run(lambda: _execute(transaction, _find(code, visitor)).one_or_none())
     if link is None:
         return None
     if ignored is None and visitor.user_id is not None and visitor.user_id == link.user_id:
@@ -62,7 +67,14 @@ def receive(code: str, request: Request) -> Click | None:
     if ignored is None and link.is_repeat:
         ignored = "repeat"
     is_active = link.expired_at is None or as_utc(link.expired_at) > datetime.now(timezone.utc)
-    return Click(transaction, request, visitor, link.id, link.redirect_to, is_active, ignored)
+    is_anonymous = clients.opts_out(request)
+    return Click(transaction, request, visitor, is_anonymous, link.id, link.redirect_to, is_active, ignored)
+
+
+def _execute(transaction: Transaction, statement: sa.Executable) -> sa.Result[t.Any]:
+    """Send a statement of a click, which does not wait long for others: somebody is waiting for the page."""
+    with lock_timeout(transaction.connection, config.duration("REFERRALS_LOCK_TIMEOUT")):
+        return transaction.session.execute(statement)
 
 
 def _who(request: Request) -> tuple[Visitor, str | None]:
@@ -73,7 +85,7 @@ def _who(request: Request) -> tuple[Visitor, str | None]:
             return Visitor(), reason
         return Visitor(_present_user(request), visitors.get_key(request)), None
     except Exception:
-        current_app.logger.exception("It could not be told who follows a link; the click is taken for a stranger's.")
+        log_failure("It could not be told who follows a link; the click is taken for a stranger's.")
         return Visitor(), None
 
 
@@ -81,7 +93,7 @@ def _present_user(request: Request) -> t.Any:
     try:
         return user_id(visitors.current_user(request))
     except Exception:  # a token that has expired, for one: the visitor's history must outlive it
-        current_app.logger.exception("It could not be told which user follows a link; it is taken for nobody.")
+        log_failure("It could not be told which user follows a link; it is taken for nobody.")
         return None
 
 
@@ -110,8 +122,10 @@ def record(click: Click) -> None:
     if click.ignored is not None and current_app.config["REFERRALS_IGNORED"] == "drop":
         return
     model = current_state().models.response
-    session, visitor = click.transaction.session, click.visitor
-    if click.ignored is None and not visitor:
+    transaction, visitor = click.transaction, click.visitor
+    if click.is_anonymous:
+        visitor = Visitor()
+    elif click.ignored is None and not visitor:
         visitor = Visitor(key=visitors.new_key())
     values = row_values(
         click.referral_id,
@@ -122,15 +136,20 @@ def record(click: Click) -> None:
         ignored=click.ignored,
         params=_campaign(click.request),
     )
-    with click.transaction.write():
-        result = session.execute(sa.insert(sa.inspect(model).local_table).values(values))
-        (response_id,) = t.cast(t.Any, result).inserted_primary_key
-    click.transaction.commit()
+
+    def insert() -> int:
+        with transaction.write():
+            result = _execute(transaction, sa.insert(sa.inspect(model).local_table).values(values))
+            (response_id,) = t.cast(t.Any, result).inserted_primary_key
+        transaction.commit()
+        return t.cast(int, response_id)
+
+    response_id = transaction.run(insert)
     if click.ignored is None and visitor.user_id is None and visitor.key is not None:
         visitors.set_key(visitor.key)
     app = t.cast(Flask, unwrapped(current_app))
     if signals.response_recorded.has_receivers_for(app):
-        signals.send(signals.response_recorded, app, response=session.get(model, response_id))
+        signals.send(signals.response_recorded, app, response=transaction.session.get(model, response_id))
 
 
 def _campaign(request: Request) -> dict[str, str] | None:

@@ -1,14 +1,21 @@
 """What a request tells of the program that sent it: address, origin, and whether a person is looking."""
 
+import hashlib
 import ipaddress
+from datetime import date
+from datetime import datetime
+from datetime import timezone
 from urllib.parse import urlsplit
 
 from flask import current_app
+from itsdangerous import Signer
 from werkzeug.wrappers import Request
 
 from .agents import is_bot
 from .config import parse_network
 from .context import current_state
+from .context import signing_keys
+from .failures import log_failure
 
 #: The longest stored values, in characters.
 MAX_REFERRER = 1024
@@ -60,7 +67,7 @@ def lacks_consent(request: Request) -> str | None:
     try:
         return None if consent is None or consent(request) else "no-consent"
     except Exception:
-        current_app.logger.exception("It could not be told whether a visitor consents; taken for a no.")
+        log_failure("It could not be told whether a visitor consents; taken for a no.")
         return "no-consent"
 
 
@@ -73,9 +80,28 @@ def storable(text: str, length: int) -> str:
     return text.replace("\0", "").encode("utf-8", "ignore").decode()[:length]
 
 
-def referrer(request: Request) -> str | None:
-    """Return what may be kept of the ``Referer`` header."""
-    return kept_referrer(request.headers.get("Referer"))
+def opts_out(request: Request) -> bool:
+    """Whether the visitor asks not to be tracked, and ``REFERRALS_RESPECT_GPC`` says that this is heard.
+
+    *Global Privacy Control*, a W3C draft, defines ``Sec-GPC: 1``; ``DNT: 1`` is its forerunner.
+    """
+    asks = "1" in (request.headers.get("Sec-GPC"), request.headers.get("DNT"))
+    return asks and bool(current_app.config["REFERRALS_RESPECT_GPC"])
+
+
+def description(request: Request | None) -> dict[str, str | None]:
+    """Return what is stored of a request: address, referrer and agent, as far as the settings and the visitor let us.
+
+    :param request: the request; of none, nothing is known.
+    """
+    if request is None or opts_out(request):
+        return {"ip_address": None, "http_referrer": None, "user_agent": None}
+    address = client_address(request)
+    return {
+        "ip_address": kept_address(address) if address is not None else None,
+        "http_referrer": kept_referrer(request.headers.get("Referer")),
+        "user_agent": storable(request.headers.get("User-Agent", ""), MAX_AGENT) or None,
+    }
 
 
 def kept_referrer(value: str | None) -> str | None:
@@ -94,11 +120,6 @@ def kept_referrer(value: str | None) -> str | None:
     if storage == "origin":
         kept = kept._replace(path="/", query="")
     return storable(kept.geturl(), MAX_REFERRER)
-
-
-def user_agent(request: Request) -> str | None:
-    """Return the agent's name for itself, cut to its column."""
-    return storable(request.headers.get("User-Agent", ""), MAX_AGENT) or None
 
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -126,17 +147,19 @@ def client_address(request: Request) -> IPAddress | None:
         return None
 
 
-def ip_address(request: Request) -> str | None:
-    """Return what may be kept of the client's address."""
-    address = client_address(request)
-    return kept_address(address) if address is not None else None
+def kept_address(address: IPAddress, day: date | None = None) -> str | None:
+    """Return what ``REFERRALS_IP_STORAGE`` lets us keep of an address.
 
-
-def kept_address(address: IPAddress) -> str | None:
-    """Return what ``REFERRALS_IP_STORAGE`` lets us keep of an address."""
+    :param address: the whole address.
+    :param day: the day in UTC on which it was seen, by default today: the same address is another hash on another day.
+    """
     storage = current_app.config["REFERRALS_IP_STORAGE"]
     if storage == "none":
         return None
+    if storage == "hashed":
+        day = day or datetime.now(timezone.utc).date()
+        signer = Signer(signing_keys(), salt=f"flask-referrals.address.{day}", digest_method=hashlib.sha256)
+        return signer.get_signature(str(address)).decode()
     if storage == "truncated":
         kept_bits = 24 if address.version == 4 else 48
         return str(ipaddress.ip_network((address, kept_bits), strict=False).network_address)

@@ -1,6 +1,7 @@
 """Every setting with its default, and the check that it can be used."""
 
 import ipaddress
+import re
 import typing as t
 from collections.abc import Callable
 from datetime import timedelta
@@ -46,7 +47,16 @@ DEFAULTS: dict[str, t.Any] = {
     "REFERRALS_RESERVED_CODES": ("admin", "api", "static"),
     # How many wrong codes an address may type within an hour, in each process; None: any number.
     "REFERRALS_GUESS_LIMIT": 10,
-    # What is kept of an address: "truncated" (IPv4 /24, IPv6 /48), "full" or "none".
+    # How many links a user may make with the form; None: any number.
+    "REFERRALS_LINK_LIMIT": 1000,
+    # How long a click waits for a lock in SQLite before it leads on unrecorded: timedelta or seconds; None: as long as
+    # the engine's own timeout says, which also ends a longer one.
+    "REFERRALS_LOCK_TIMEOUT": timedelta(seconds=2),
+    # The cookie that keeps the visitor's key, with SameSite=Lax; None: it is kept in the Flask session.
+    "REFERRALS_COOKIE": None,
+    # Whether visitors who send Sec-GPC: 1 or DNT: 1 are neither described nor recognised later.
+    "REFERRALS_RESPECT_GPC": False,
+    # What is kept of an address: "truncated" (IPv4 /24, IPv6 /48), "full", "hashed" (another hash each day) or "none".
     "REFERRALS_IP_STORAGE": "truncated",
     # What is kept of the Referer header: its "origin", "full" or "none".
     "REFERRALS_REFERRER_STORAGE": "origin",
@@ -131,6 +141,11 @@ def _check_switch(name: str, value: t.Any) -> None:
     _require(isinstance(value, bool), name, "True or False")
 
 
+def _check_cookie(name: str, value: t.Any) -> None:
+    valid = value is None or (isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]+", value) is not None)
+    _require(valid, name, "a name of letters, digits, '-' or '_', or None")
+
+
 def _check_limit(name: str, value: t.Any) -> None:
     valid = value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
     _require(valid, name, "a number above zero, or None")
@@ -165,7 +180,11 @@ _CHECKS: dict[str, Callable[[str, t.Any], None]] = {
     "REFERRALS_FORWARD_QUERY": _check_switch,
     "REFERRALS_RESERVED_CODES": _check_words,
     "REFERRALS_GUESS_LIMIT": _check_limit,
-    "REFERRALS_IP_STORAGE": _check_choice("truncated", "full", "none"),
+    "REFERRALS_LINK_LIMIT": _check_limit,
+    "REFERRALS_LOCK_TIMEOUT": _check_duration,
+    "REFERRALS_COOKIE": _check_cookie,
+    "REFERRALS_RESPECT_GPC": _check_switch,
+    "REFERRALS_IP_STORAGE": _check_choice("truncated", "full", "hashed", "none"),
     "REFERRALS_REFERRER_STORAGE": _check_choice("origin", "full", "none"),
     "REFERRALS_ACTION_DISPLAY": _check_mapping,
 }
@@ -192,6 +211,8 @@ def apply(app: Flask) -> None:
     if isinstance(app.config.get("SECRET_KEY_FALLBACKS"), (str, bytes)):
         # Each of its letters would be taken for a key.
         raise ConfigurationError("SECRET_KEY_FALLBACKS must be a list of keys, not one key.")
+    if app.config["REFERRALS_COOKIE"] == app.config["SESSION_COOKIE_NAME"]:
+        raise ConfigurationError("REFERRALS_COOKIE must be another name than SESSION_COOKIE_NAME.")
 
 
 @lru_cache(maxsize=256)

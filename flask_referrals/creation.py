@@ -18,6 +18,7 @@ from .context import current_state
 from .exceptions import CodeTakenError
 from .exceptions import InvalidValueError
 from .exceptions import ReferralsError
+from .exceptions import TooManyLinksError
 from .identity import user_id
 from .redirects import MAX_LENGTH
 from .transactions import Transaction
@@ -44,9 +45,14 @@ def create(
     *,
     code: str | None = None,
     expires_at: datetime | None = None,
+    limit: int | None = None,
     commit: bool = True,
 ) -> "ReferralMixin":
-    """Do what :meth:`.ReferralMixin.create` promises."""
+    """Do what :meth:`.ReferralMixin.create` promises.
+
+    :param limit: how many links the user may have.
+    :raises TooManyLinksError: the user has that many; an existing link is returned all the same.
+    """
     _check_text("redirect_to", redirect_to, MAX_LENGTH)
     _check_text("label", label, _MAX_LABEL)
     if target_location(redirect_to) is None:
@@ -71,6 +77,8 @@ def create(
     tried: list[str] = []
 
     def make() -> "ReferralMixin":
+        if limit is not None:
+            _check_limit(transaction, owner, limit)
         referral = model(
             user_id=owner,
             redirect_to=redirect_to,
@@ -88,7 +96,7 @@ def create(
         find = sa.select(model).where(model.identity == identity)
         return transaction.get_or_add(find, make, attempts=1 if code else _ATTEMPTS)
 
-    try:
+    def get_or_make_own() -> "ReferralMixin":
         referral, is_new = get_or_make()
         if referral.user_id != owner:
             # A deleted user's, whose key was given out again: it must not pass to the new one.
@@ -96,16 +104,33 @@ def create(
                 referral.identity = secrets.token_hex(32)
                 transaction.session.flush()
             referral, is_new = get_or_make()
+        if is_new:
+            signals.send_after_commit(transaction.session, signals.referral_created, referral=referral)
+            transaction.commit()
+        return referral
+
+    try:
+        return transaction.run(get_or_make_own)
     except IntegrityError as error:
         if transaction.session.scalar(sa.select(model.id).where(model.code == tried[-1])) is None:
             raise
         if code is not None:
             raise CodeTakenError from error
         raise ReferralsError(f"The code generator made {_ATTEMPTS} codes that are all taken.") from error
-    if is_new:
-        signals.send_after_commit(transaction.session, signals.referral_created, referral=referral)
-        transaction.commit()
-    return referral
+
+
+def _check_limit(transaction: Transaction, owner: t.Any, limit: int) -> None:
+    models = current_state().models
+    # One after the other for each user. Without a user model, requests in parallel may each go one too far.
+    transaction.begin()
+    if models.user is not None:
+        (key,) = sa.inspect(models.user).primary_key
+        transaction.session.execute(sa.select(key).where(key == owner).with_for_update(key_share=True))
+    links = sa.select(sa.func.count()).where(models.referral.user_id == owner)
+    for dialect in ("mysql", "mariadb"):  # whose snapshot may be older than links that were made meanwhile
+        links = links.suffix_with("LOCK IN SHARE MODE", dialect=dialect)
+    if (transaction.session.scalar(links) or 0) >= limit:
+        raise TooManyLinksError(f"You have {limit} links, and cannot make more.")
 
 
 def _check_text(field: str, value: t.Any, length: int) -> None:

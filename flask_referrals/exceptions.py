@@ -25,6 +25,10 @@ class TooManyGuessesError(ReferralsError):
     """Too many wrong codes came from one address: ask it to wait an hour, with HTTP 429."""
 
 
+class TooManyLinksError(ReferralsError):
+    """A user has made as many links with the form as ``REFERRALS_LINK_LIMIT`` allows."""
+
+
 class CodeTakenError(InvalidValueError):
     """The code asked for belongs to another referral."""
 

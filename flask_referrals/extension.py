@@ -98,6 +98,7 @@ class Referrals:
             app.before_request(views.follow_from_query)
         templating.init_app(app)
         _follow_logins(app)
+        _warn(app)
 
     @property
     def Referral(self) -> type[ReferralMixin]:
@@ -179,6 +180,20 @@ class Referrals:
         if len(name) > 100 or (name in self.targets and self.targets[name].model is not model):
             raise ConfigurationError(f"The target name {name!r} is too long, or another model's.")
         self.targets[name] = targets.TargetType(model, load, can_refer)
+
+
+def _warn(app: Flask) -> None:
+    if app.config["SESSION_COOKIE_SAMESITE"] == "Strict" and app.config["REFERRALS_COOKIE"] is None:
+        app.logger.warning(
+            "SESSION_COOKIE_SAMESITE is 'Strict': a click from another site arrives without the session, and the key "
+            "that it sets replaces it, so that users are logged out. Set REFERRALS_COOKIE to the name of a cookie."
+        )
+    is_public = not (app.debug or app.testing)
+    names = ("REFERRALS_BASE_URL", "SERVER_NAME", "TRUSTED_HOSTS")
+    if is_public and not any(app.config.get(name) for name in names):
+        app.logger.warning(
+            "Links are made with whatever host name a request brings. Set REFERRALS_BASE_URL or TRUSTED_HOSTS."
+        )
 
 
 def _follow_logins(app: Flask) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from flask import Flask
 from flask import current_app
-from sqlalchemy.exc import SQLAlchemyError
 
 from . import signals
 from . import visitors
 from .attribution import Visitor
 from .context import current_state
+from .failures import log_failure
 from .identity import unwrapped
 from .identity import user_id
 from .transactions import Transaction
@@ -76,8 +76,13 @@ def link_user(user: t.Any, *, commit: bool) -> None:
 def _link(user: t.Any, key: str, *, commit: bool) -> None:
     state = current_state()
     transaction = Transaction(state.session, state.models.response, commit=commit)
-    join(transaction, Visitor(user_id(user), key))
-    transaction.commit()
+    visitor = Visitor(user_id(user), key)
+
+    def work() -> None:
+        join(transaction, visitor)
+        transaction.commit()
+
+    transaction.run(work)
 
 
 def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
@@ -94,8 +99,8 @@ def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
     session.flush()  # the host's own errors stay the host's
     try:
         _link(user, key, commit=not host_is_writing)
-    except SQLAlchemyError:
-        app.logger.exception("A visitor's responses could not be linked to the user who logged in.")
+    except Exception:
+        log_failure("A visitor's responses could not be linked to the user who logged in.")
 
 
 def forget_at_logout(app: Flask, **extra: t.Any) -> None:

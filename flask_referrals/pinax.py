@@ -78,16 +78,18 @@ def read_response(record: Record, zone: tzinfo) -> Response:
     if link is None or not action:
         raise Refused("has no referral" if link is None else "has no action")
     session_key = _lenient(record, "session_key")
+    row = _read_row(record, zone)
     try:
-        address = clients.kept_address(clients.parse_address(_lenient(record, "ip_address").strip()))
+        address = clients.parse_address(_lenient(record, "ip_address").strip())
+        kept_address = clients.kept_address(address, row[-1].date())
     except ValueError:
-        address = None  # pinax stored whatever a header said
+        kept_address = None  # pinax stored whatever a header said
     return Response(
-        *_read_row(record, zone),
+        *row,
         link=link,
         action=action,
         session_key=_pseudonym(session_key) if session_key else None,
-        ip_address=address,
+        ip_address=kept_address,
         http_referrer=clients.kept_referrer(_lenient(record, "http_referrer")),
     )
 

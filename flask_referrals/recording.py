@@ -94,15 +94,19 @@ def record_action(
     if not visitor:
         return None
     joining = visitor.user_id is not None and visitor.key is not None
-    if joining:
-        join(transaction, visitor)
-    referral = credited(visitor)
-    response = None
-    if referral is not None:
-        response = _record(transaction, referral, action, visitor, request, is_touch=False)
-    if joining or response is not None:
-        transaction.commit()
-    return response
+
+    def work() -> "ReferralResponseMixin | None":
+        if joining:
+            join(transaction, visitor)
+        referral = credited(visitor)
+        response = None
+        if referral is not None:
+            response = _record(transaction, referral, action, visitor, request, is_touch=False)
+        if joining or response is not None:
+            transaction.commit()
+        return response
+
+    return transaction.run(work)
 
 
 def respond(
@@ -113,15 +117,19 @@ def respond(
     state = current_state()
     transaction = Transaction(state.session, state.models.response, commit=commit)
     visitor = identify(request, user)
-    if visitor.user_id is not None and visitor.key is not None:
-        join(transaction, visitor)
-    elif not visitor and request is not None:
+    if not visitor and request is not None:
         visitor = Visitor(key=visitors.new_key())
-    response = _record(transaction, referral, action, visitor, request, is_touch=True)
-    if visitor.user_id is None and visitor.key is not None:
-        after_commit(transaction.session, partial(visitors.set_key, visitor.key))
-    transaction.commit()
-    return response
+
+    def work() -> "ReferralResponseMixin":
+        if visitor.user_id is not None and visitor.key is not None:
+            join(transaction, visitor)
+        response = _record(transaction, referral, action, visitor, request, is_touch=True)
+        if visitor.user_id is None and visitor.key is not None:
+            after_commit(transaction.session, partial(visitors.set_key, visitor.key))
+        transaction.commit()
+        return response
+
+    return transaction.run(work)
 
 
 def _record(
@@ -197,11 +205,15 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
         )
 
     find = sa.select(model).where(model.action == VOID, model.key == key)
-    record, is_new = transaction.get_or_add(find, make, attempts=1)
-    if is_new:
-        signals.send_after_commit(transaction.session, signals.response_recorded, response=record)
-        transaction.commit()
-    return record
+
+    def work() -> "ReferralResponseMixin":
+        record, is_new = transaction.get_or_add(find, make, attempts=1)
+        if is_new:
+            signals.send_after_commit(transaction.session, signals.response_recorded, response=record)
+            transaction.commit()
+        return record
+
+    return transaction.run(work)
 
 
 def row_values(
@@ -231,9 +243,7 @@ def row_values(
         "ignored": ignored,
         "session_key": visitor.key,
         "user_id": visitor.user_id,
-        "ip_address": clients.ip_address(request) if request is not None else None,
-        "http_referrer": clients.referrer(request) if request is not None else None,
-        "user_agent": clients.user_agent(request) if request is not None else None,
         "created_at": datetime.now(timezone.utc),
+        **clients.description(request),
         **more,
     }

@@ -12,6 +12,7 @@ from flask import Flask
 from flask import current_app
 from sqlalchemy.orm import Session
 
+from .failures import log_failure
 from .identity import unwrapped
 from .transactions import after_commit
 
@@ -38,7 +39,7 @@ def send(signal: NamedSignal, app: Flask, **payload: t.Any) -> None:
         try:
             receiver(app, **payload)
         except Exception:
-            app.logger.exception("A receiver of the signal %r failed.", signal.name)
+            log_failure("A receiver of the signal %r failed.", signal.name)
 
 
 def send_after_commit(session: Session, signal: NamedSignal, **payload: t.Any) -> None:

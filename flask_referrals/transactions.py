@@ -1,14 +1,18 @@
 """Writing into the host's session without taking it over."""
 
+import random
+import time
 import typing as t
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
+from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import SessionTransaction
@@ -17,26 +21,52 @@ T = t.TypeVar("T")
 
 _QUEUE = "flask_referrals.after_commit"
 
+#: How often a transaction of ours is tried.
+_TRIES = 5
+#: The longest pause before the second try, in seconds; it doubles with each.
+_PAUSE = 0.01
+
+# What says that the database gave a transaction up in favour of another, and that it may work when it is tried again:
+# by the SQL standard and PostgreSQL, a serialization failure and a deadlock; by MariaDB a deadlock, a lock wait timeout
+# and a changed record; by SQLite a snapshot that is too old to be written to.
+_CONFLICT_STATES = {"40001", "40P01"}
+_CONFLICT_NUMBERS = {1213, 1205, 1020}
+_SQLITE_BUSY_SNAPSHOT = 517
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether an error left nothing behind, and may not come again when the same is tried once more."""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return False
+    if error.connection_invalidated:
+        # A connection that was lost in the pool. At COMMIT, which has no statement, nobody knows what became of it.
+        return error.statement is not None
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    number = error.orig.args[0] if error.orig.args else None
+    snapshot = getattr(error.orig, "sqlite_errorcode", None) == _SQLITE_BUSY_SNAPSHOT
+    return state in _CONFLICT_STATES or number in _CONFLICT_NUMBERS or snapshot
+
 
 @contextmanager
-def savepoint(session: Session, model: type[t.Any]) -> Iterator[None]:
-    """Write inside the host's transaction; an error undoes what was written here and nothing else.
+def lock_timeout(connection: sa.Connection, timeout: timedelta | None) -> Iterator[None]:
+    """Let SQLite wait for others' locks no longer than this; what the host set is back after the block.
 
-    What the host has pending is flushed first, so that its errors stay its own.
+    The other databases have settings of their own for it, on the server or the engine.
 
-    :param session: the host's session.
-    :param model: a model of the database that is written to.
+    :param connection: where the statements in the block are sent.
+    :param timeout: the longest wait; ``None``, or a longer one than the host's: as the host set it.
     """
-    session.flush()
-    connection = session.connection(bind_arguments={"mapper": sa.inspect(model)})
-    if connection.dialect.name == "sqlite":
-        # sqlite3 begins a transaction at the first write only: a savepoint before that would be the transaction, and
-        # its release a commit.
-        driver_connection = connection.connection.dbapi_connection
-        if driver_connection is not None and not driver_connection.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-    with session.begin_nested():
+    if timeout is None or connection.dialect.name != "sqlite":
         yield
+        return
+    driver_connection = t.cast(t.Any, connection.connection.dbapi_connection)
+    (before,) = driver_connection.execute("PRAGMA busy_timeout").fetchone()
+    milliseconds = min(before, round(timeout.total_seconds() * 1000))
+    driver_connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+    try:
+        yield
+    finally:
+        driver_connection.execute(f"PRAGMA busy_timeout = {before}")
 
 
 @dataclass
@@ -72,7 +102,7 @@ def _call_back(session: Session, transaction: SessionTransaction) -> None:
 
 
 class Transaction:
-    """The transaction a call of ours writes in: its own, or the host's.
+    """The transaction a call of ours works in: its own, or the host's.
 
     Make it before anything is read: when the host has no transaction running and wants ours committed, what is begun
     from here on is ours, and is committed or rolled back as a whole. In a transaction of the host's every write is
@@ -89,18 +119,62 @@ class Transaction:
         self._commit = commit
         self._own = commit and not session.in_transaction()
 
+    @property
+    def connection(self) -> sa.Connection:
+        """The connection on which the session's statements for the model are sent."""
+        return self.session.connection(bind_arguments={"mapper": sa.inspect(self._model)})
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do a piece of work, which may end with :meth:`commit`.
+
+        In a transaction of our own it is done again, up to four times, when the database gave the transaction up in
+        favour of another, or when its connection turns out to be lost before the COMMIT. The host's transaction holds
+        what is not ours to repeat: there the error is the host's.
+
+        :param work: called until it succeeds.
+        :return: what it returns.
+        """
+        pauses = [_PAUSE * 2**number for number in range(_TRIES - 1)] if self._own else []
+        while True:
+            try:
+                return work()
+            except BaseException as error:
+                if self._own:
+                    self.session.rollback()
+                if not pauses or not _is_passing(error):
+                    raise
+            # Of a random length, so that two that were in each other's way are not so again.
+            time.sleep(random.uniform(0, pauses.pop(0)))  # noqa: S311
+
     @contextmanager
     def write(self) -> Iterator[None]:
-        """Undo what is written in the block when it raises, and leave the session ready for the next."""
-        if not self._own:
-            with savepoint(self.session, self._model):
+        """Undo what is written in the block when it raises, and leave the session ready for the next.
+
+        In the host's transaction, what the host has pending is flushed first, so that its errors stay its own.
+        """
+        if self._own:
+            try:
                 yield
+            except BaseException:
+                self.session.rollback()
+                raise
             return
-        try:
+        self.session.flush()
+        self.begin()
+        with self.session.begin_nested():
             yield
-        except BaseException:
-            self.session.rollback()
-            raise
+
+    def begin(self) -> None:
+        """Make sure that a transaction is running in SQLite too, and that nobody else writes while it does.
+
+        The driver begins one at the first write only: a savepoint before that would be the transaction, and its release
+        a commit.
+        """
+        connection = self.connection
+        if connection.dialect.name == "sqlite":
+            driver_connection = connection.connection.dbapi_connection
+            if driver_connection is not None and not driver_connection.in_transaction:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
         """Make it durable, if the caller wants that."""

@@ -23,6 +23,8 @@ from . import visitors
 from .creation import CODE
 from .creation import create as create_referral
 from .exceptions import InvalidValueError
+from .exceptions import TooManyLinksError
+from .failures import log_failure
 from .identity import unwrapped
 from .urls import location_of
 
@@ -31,6 +33,9 @@ blueprint.cli = cli.group
 
 #: The most a request for a link may send, in bytes.
 _MAX_BODY = 16 * 1024
+
+#: After how many seconds a link may be tried again that the database could not take.
+_RETRY_AFTER = 10
 
 
 @blueprint.get("/<code>", endpoint="redirect", strict_slashes=False)
@@ -43,8 +48,8 @@ def follow(code: str) -> Response:
         return _no_store(Response(status=503))
     try:
         click = clicks.receive(code, unwrapped(request))
-    except SQLAlchemyError:
-        current_app.logger.exception("The link %r could not be looked up.", code)
+    except Exception:
+        log_failure("The link %r could not be looked up.", code)
         return _redirect()
     if click is None:
         abort(404)
@@ -58,7 +63,7 @@ def _record(click: clicks.Click, code: str) -> None:
         try:
             clicks.record(click)
         except Exception:
-            current_app.logger.exception("A click on the link %r could not be recorded.", code)
+            log_failure("A click on the link %r could not be recorded.", code)
 
 
 def follow_from_query() -> None:
@@ -75,8 +80,8 @@ def follow_from_query() -> None:
         return
     try:
         click = clicks.receive(code, unwrapped(request))
-    except SQLAlchemyError:
-        current_app.logger.exception("The link %r could not be looked up.", code)
+    except Exception:
+        log_failure("The link %r could not be looked up.", code)
         return
     if click is not None:
         _record(click, code)
@@ -104,18 +109,27 @@ def create() -> flask.typing.ResponseReturnValue:
     """Make a link for the logged-in user: JSON for programs and scripts, a page for a browser's plain form."""
     if _is_cross_site():
         return _refuse(403, "This can only be done from the site itself.")
-    user = visitors.current_user(unwrapped(request))
-    if user is None:
-        return _ask_to_log_in()
+    try:
+        user = visitors.current_user(unwrapped(request))
+        return _ask_to_log_in() if user is None else _create(user)
+    except InvalidValueError as error:
+        return _refuse(400, str(error))
+    except TooManyLinksError as error:
+        return _refuse(403, str(error))
+    except (SQLAlchemyError, MemoryError):
+        log_failure("A link could not be made.")
+        return _ask_to_try_again()
+
+
+def _create(user: t.Any) -> flask.typing.ResponseReturnValue:
     request.max_content_length = _MAX_BODY
     try:
         fields = _fields()
-        target = targets.from_token(fields["target"], user) if fields["target"] else None
-        referral = create_referral(fields["redirect_to"], user, fields["label"], target)
-    except InvalidValueError as error:
-        return _refuse(400, str(error))
     except HTTPException as error:
         return _refuse(error.code or 400, error.description or "")
+    target = targets.from_token(fields["target"], user) if fields["target"] else None
+    limit = current_app.config["REFERRALS_LINK_LIMIT"]
+    referral = create_referral(fields["redirect_to"], user, fields["label"], target, limit=limit)
     if _wants_page():
         return render_template("referrals/created.html", referral=referral)
     html = render_template("referrals/_referral.html", referral=referral)
@@ -161,6 +175,13 @@ def _refuse(status: int, reason: str) -> flask.typing.ResponseReturnValue:
     if _wants_page():
         abort(status, reason)
     return jsonify(error=reason), status
+
+
+def _ask_to_try_again() -> flask.typing.ResponseReturnValue:
+    reason = "The link could not be made now. Try again in a moment."
+    if _wants_page():
+        abort(503, reason, retry_after=_RETRY_AFTER)
+    return jsonify(error=reason), 503, {"Retry-After": str(_RETRY_AFTER)}
 
 
 def _ask_to_log_in() -> flask.typing.ResponseReturnValue:

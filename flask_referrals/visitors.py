@@ -1,7 +1,8 @@
 """Who makes a request: the user that is logged in, or the key that a followed link left in the session.
 
 The key is random and names nothing else. It is signed with the app's ``SECRET_KEY`` under a salt of its own, and kept
-under one entry of the Flask session. It is set by a click that counts, and by nothing else.
+under one entry of the Flask session, or in the cookie ``REFERRALS_COOKIE``. It is set by a click that counts, and by
+nothing else.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from itsdangerous import BadSignature
 from itsdangerous import TimestampSigner
 from werkzeug.wrappers import Request
 
+from . import clients
 from . import config
 from .context import current_state
 from .context import signing_keys
@@ -33,6 +35,12 @@ _SALT = "flask-referrals.visitor"
 # Key, time and signature. Python's base64 decoder skips what is not of its alphabet: such a text is refused unread.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{64}")
 _DROPPED = "flask_referrals.key_dropped"
+#: What the own cookie becomes with the response to a request; ``None``: it is deleted.
+_NEW_TOKEN = "flask_referrals.token"  # noqa: S105
+
+#: How long the own cookie lives where REFERRALS_ATTRIBUTION_WINDOW sets no end: 13 months, which is what the French
+#: data protection authority, CNIL, gives cookies that measure an audience.
+_COOKIE_LIFETIME = timedelta(days=390)
 
 #: How far a key's clock may be ahead of ours, when it was signed on another machine.
 _CLOCK_SKEW = timedelta(seconds=60)
@@ -83,28 +91,67 @@ def get_key(request: Request | None) -> str | None:
 
     :param request: the request, or ``None`` for nobody.
     """
-    if request is None:
+    if request is None or clients.opts_out(request):
         return None
+    cookie = current_app.config["REFERRALS_COOKIE"]
+    if cookie is not None:
+        return _verified(request.environ.get(_NEW_TOKEN, request.cookies.get(cookie)))
     if not _is_current(request):
-        return _verified(_arrived_session(request))
-    key = _verified(flask.session)
+        return _verified(_entry(_arrived_session(request)))
+    key = _verified(_entry(flask.session))
     if key is None and flask.session.modified and _DROPPED not in request.environ:
-        key = _verified(_arrived_session(request))
+        key = _verified(_entry(_arrived_session(request)))
     return key
 
 
 def set_key(key: str) -> None:
-    """Keep a key in the session of the current request, unless the app has no sessions."""
-    if not isinstance(flask.session, NullSession):
-        flask.session[SESSION_KEY] = _signer().sign(key).decode()
+    """Keep a key for the visitor of the current request, unless the app has no sessions."""
+    token = _signer().sign(key).decode()
+    if current_app.config["REFERRALS_COOKIE"] is not None:
+        _send_cookie(token)
+    elif not isinstance(flask.session, NullSession):
+        flask.session[SESSION_KEY] = token
 
 
 def drop_key() -> None:
     """Forget the current visitor's key, so that the next person on this browser does not inherit it."""
-    if has_request_context():
-        unwrapped(flask.request).environ[_DROPPED] = True
+    if not has_request_context():
+        return
+    request = unwrapped(flask.request)
+    request.environ[_DROPPED] = True
+    cookie = current_app.config["REFERRALS_COOKIE"]
+    if cookie is None:
         if SESSION_KEY in flask.session:
             del flask.session[SESSION_KEY]
+    elif cookie in request.cookies or _NEW_TOKEN in request.environ:
+        _send_cookie(None)
+
+
+def _send_cookie(token: str | None) -> None:
+    """Set the own cookie with the response to the current request, or delete it."""
+    environ = unwrapped(flask.request).environ
+    is_first = _NEW_TOKEN not in environ
+    environ[_NEW_TOKEN] = token
+    if is_first:
+        flask.after_this_request(_set_cookie)
+
+
+def _set_cookie(response: flask.Response) -> flask.Response:
+    token = unwrapped(flask.request).environ[_NEW_TOKEN]
+    interface = current_app.session_interface
+    window = config.duration("REFERRALS_ATTRIBUTION_WINDOW")
+    response.set_cookie(
+        current_app.config["REFERRALS_COOKIE"],
+        token or "",
+        max_age=(window or _COOKIE_LIFETIME) if token is not None else 0,
+        path=interface.get_cookie_path(current_app),
+        domain=interface.get_cookie_domain(current_app),
+        secure=interface.get_cookie_secure(current_app),
+        httponly=True,
+        samesite="Lax",
+    )
+    response.vary.add("Cookie")
+    return response
 
 
 def _is_current(request: Request) -> bool:
@@ -123,8 +170,11 @@ def _signer() -> TimestampSigner:
     return TimestampSigner(signing_keys(), salt=_SALT, digest_method=hashlib.sha384)
 
 
-def _verified(session: MutableMapping[str, t.Any] | None) -> str | None:
-    token = session.get(SESSION_KEY) if session is not None else None
+def _entry(session: MutableMapping[str, t.Any] | None) -> t.Any:
+    return session.get(SESSION_KEY) if session is not None else None
+
+
+def _verified(token: t.Any) -> str | None:
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         return None
     try:

@@ -1,5 +1,7 @@
 """Following a link."""
 
+import time
+
 import pytest
 import sqlalchemy as sa
 from flask import Response
@@ -10,6 +12,7 @@ from flask_referrals import Referral
 from tests.conftest import MakeHost
 from tests.host import Host
 from tests.host import follow
+from tests.host import make_host
 from tests.host import statements
 
 
@@ -316,3 +319,44 @@ class TestBrokenBookkeeping:
         assert client.get(f"/referrals/{code}").status_code == 302
         with host.app.app_context():
             assert host.db.session.scalar(sa.select(host.Product.name)) == "pending"
+
+
+class TestLockedSQLite:
+    """A click does not wait for long when somebody else writes: ``REFERRALS_LOCK_TIMEOUT``."""
+
+    @pytest.mark.parametrize(("hosts_own", "ours", "longest"), [(5, 0.1, 1), (0.1, 5, 1), (0.1, None, 1)])
+    def test_shorter_of_both_times_counts_and_the_hosts_own_is_back_afterwards(
+        self, sqlite_url: str, hosts_own: float, ours: float | None, longest: float
+    ) -> None:
+        options = {"connect_args": {"timeout": hosts_own}}
+        host = make_host(sqlite_url, SQLALCHEMY_ENGINE_OPTIONS=options, REFERRALS_LOCK_TIMEOUT=ours)
+        with host.app.app_context():
+            host.db.create_all()
+            code = Referral.create("/welcome").code
+            host.db.session.remove()
+            other = sa.create_engine(host.db.engine.url)
+        with other.connect() as writer:
+            writer.exec_driver_sql("BEGIN IMMEDIATE")
+            started = time.monotonic()
+            assert host.client().get(f"/referrals/{code}").headers["Location"] == "/welcome"
+            assert time.monotonic() - started < longest
+            writer.rollback()
+        with host.app.app_context():
+            assert host.db.session.execute(sa.text("PRAGMA busy_timeout")).scalar() == hosts_own * 1000
+            assert host.responses() == []
+            host.db.session.remove()
+            host.db.engine.dispose()
+        other.dispose()
+
+
+def test_log_line_tells_nothing_of_the_visitor(
+    host: Host, client: FlaskClient, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with host.app.app_context():
+        host.referrals.ReferralResponse.__table__.drop(host.db.engine)  # type: ignore[attr-defined]
+    client.get(f"/referrals/{code}", headers={"Referer": "https://blog.example/"})
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"A click on the link '{code}' could not be recorded. ")
+    assert len(record.getMessage().splitlines()) == 1
+    assert record.exc_info is None
+    assert not any(told in caplog.text for told in ("127.0.0", "blog.example", "Firefox"))

@@ -411,3 +411,16 @@ def test_other_method_is_not_allowed(host: Host, member: FlaskClient, method: st
     assert member.open("/referrals/", method=method, json={"redirect_to": "/tea"}).status_code == 405
     with host.app.app_context():
         assert links(host) == []
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+def test_link_that_cannot_be_stored_now_is_to_be_tried_again(
+    host: Host, member: FlaskClient, accept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with host.app.app_context():
+        host.db.session.remove()
+        host.referrals.ReferralResponse.__table__.drop(host.db.engine)  # type: ignore[attr-defined]
+        host.referrals.Referral.__table__.drop(host.db.engine)  # type: ignore[attr-defined]
+    answer = member.post("/referrals/", data={"redirect_to": "/"}, headers={"Accept": accept})
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
+    assert len(caplog.records) == 1

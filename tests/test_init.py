@@ -169,7 +169,7 @@ class TestRefusedSettings:
             ("REFERRALS_ATTRIBUTION", "best"),
             ("REFERRALS_ATTRIBUTION", ["last"]),
             ("REFERRALS_IP_STORAGE", None),
-            ("REFERRALS_IP_STORAGE", "hashed"),
+            ("REFERRALS_IP_STORAGE", "rot13"),
             ("REFERRALS_IP_STORAGE", ["full"]),
             ("REFERRALS_REFERRER_STORAGE", True),
             ("REFERRALS_REFERRER_STORAGE", "all"),
@@ -221,7 +221,7 @@ class TestRefusedSettings:
 
     def test_app_starts_once_the_setting_is_repaired(self, app: Flask) -> None:
         referrals = Referrals()
-        app.config["REFERRALS_IP_STORAGE"] = "hashed"
+        app.config["REFERRALS_IP_STORAGE"] = "rot13"
         with pytest.raises(ConfigurationError):
             referrals.init_app(app)
         app.config["REFERRALS_IP_STORAGE"] = "full"
@@ -476,3 +476,22 @@ def test_import_does_not_load_what_an_app_may_do_without(code: str) -> None:
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize(
+    ("config", "is_warned"),
+    [
+        ({}, True),
+        ({"TESTING": True}, False),
+        ({"TRUSTED_HOSTS": ["shop.example"]}, False),
+        ({"REFERRALS_BASE_URL": "https://shop.example"}, False),
+        ({"SERVER_NAME": "shop.example"}, False),
+    ],
+)
+def test_site_that_believes_any_host_name_is_warned(
+    app: Flask, config: dict[str, Any], is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.config["TESTING"] = False
+    app.config.update(config)
+    Referrals(app)
+    assert ("TRUSTED_HOSTS" in caplog.text) is is_warned

@@ -442,7 +442,12 @@ COLUMNS = {
     },
 }
 INDEXES = {
-    "referral": {"UNIQUE (code)", "UNIQUE (identity)", "user_id -> user.id SET NULL"},
+    "referral": {
+        "UNIQUE (code)",
+        "UNIQUE (identity)",
+        "user_id -> user.id SET NULL",
+        "ix_referral_user_id (user_id)",
+    },
     "referral_response": {
         "UNIQUE (action, key)",
         "referral_id -> referral.id CASCADE",

@@ -162,13 +162,13 @@ def _cookie() -> Iterator[Finding]:
         yield Finding(OK, "SESSION_COOKIE_SECURE", f"{bool(secure)}, and links begin with {scheme}://")
 
     same_site = str(current_app.config["SESSION_COOKIE_SAMESITE"] or "").lower()
-    if same_site == "strict":
+    if same_site == "strict" and current_app.config["REFERRALS_COOKIE"] is None:
         yield Finding(
             ERROR,
             "SESSION_COOKIE_SAMESITE",
             "Strict: the browser withholds the cookie on a click from another site, and the answer replaces it: users "
             "are logged out, and earlier clicks forgotten",
-            "Set SESSION_COOKIE_SAMESITE = 'Lax'.",
+            "Set REFERRALS_COOKIE to the name of a cookie for the visitor's key, or SESSION_COOKIE_SAMESITE = 'Lax'.",
         )
     elif same_site == "none" and not secure:
         found = "None without SESSION_COOKIE_SECURE: browsers refuse the cookie, and nobody is recognised"

@@ -10,6 +10,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import DynamicMapped
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import Mapper
+from sqlalchemy.orm import declared_attr
 from sqlalchemy.orm import mapped_column
 from sqlalchemy.orm import validates
 from werkzeug.wrappers import Request
@@ -50,6 +51,10 @@ class ReferralMixin(RecordMixin):
     identity: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-2)
     #: From this moment on the link leads on, but records nothing and earns nothing.
     expired_at: Mapped[datetime | None] = mapped_column(TIME, sort_order=-2)
+
+    @declared_attr.directive
+    def __table_args__(cls) -> t.Any:
+        return (sa.Index(None, "user_id"), RecordMixin.__table_args__)
 
     if t.TYPE_CHECKING:
         responses: DynamicMapped["ReferralResponseMixin"]
@@ -241,8 +246,13 @@ class ReferralMixin(RecordMixin):
         state = current_state()
         transaction = Transaction(state.session, state.models.response, commit=commit)
         visitor = attribution.Visitor(id_of_user(user), session_key)
-        joining.claim(transaction, visitor, referral_id=self.id)
-        transaction.commit()
+        referral_id = self.id
+
+        def work() -> None:
+            joining.claim(transaction, visitor, referral_id=referral_id)
+            transaction.commit()
+
+        transaction.run(work)
 
     @property
     def url(self) -> str:

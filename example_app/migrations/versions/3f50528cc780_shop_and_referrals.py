@@ -121,6 +121,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("identity"),
         sqlite_autoincrement=True,
     )
+    with op.batch_alter_table("referral", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_referral_user_id"), ["user_id"], unique=False)
+
     op.create_table(
         "referral_response",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
