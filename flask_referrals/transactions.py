@@ -1,5 +1,6 @@
 """Writing into the host's session without taking it over."""
 
+import math
 import random
 import time
 import typing as t
@@ -21,8 +22,10 @@ T = t.TypeVar("T")
 
 _QUEUE = "flask_referrals.after_commit"
 
-#: How often a transaction of ours is tried.
+#: How often a transaction of ours is tried, and for how many seconds after it failed first: who waited for a lock twice
+#: in vain waits no more.
 _TRIES = 5
+_TIME = 1.0
 #: The longest pause before the second try, in seconds; it doubles with each.
 _PAUSE = 0.01
 
@@ -127,24 +130,27 @@ class Transaction:
     def run(self, work: Callable[[], T]) -> T:
         """Do a piece of work, which may end with :meth:`commit`.
 
-        In a transaction of our own it is done again, up to four times, when the database gave the transaction up in
-        favour of another, or when its connection turns out to be lost before the COMMIT. The host's transaction holds
-        what is not ours to repeat: there the error is the host's.
+        In a transaction of our own it is done again, up to four times within a second, when the database gave the
+        transaction up in favour of another, or when its connection turns out to be lost before the COMMIT. The host's
+        transaction holds what is not ours to repeat: there the error is the host's.
 
         :param work: called until it succeeds.
         :return: what it returns.
         """
-        pauses = [_PAUSE * 2**number for number in range(_TRIES - 1)] if self._own else []
+        failures, latest = 0, math.inf
         while True:
             try:
                 return work()
             except BaseException as error:
                 if self._own:
                     self.session.rollback()
-                if not pauses or not _is_passing(error):
+                failures += 1
+                is_last = failures == _TRIES or time.monotonic() > latest
+                if is_last or not self._own or not _is_passing(error):
                     raise
+            latest = min(latest, time.monotonic() + _TIME)
             # Of a random length, so that two that were in each other's way are not so again.
-            time.sleep(random.uniform(0, pauses.pop(0)))  # noqa: S311
+            time.sleep(random.uniform(0, _PAUSE * 2 ** (failures - 1)))  # noqa: S311
 
     @contextmanager
     def write(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from tests.conftest import MakeHost
 from tests.host import Host
 from tests.host import make_host
 
@@ -64,7 +65,7 @@ def doctor(host: Host) -> tuple[int, dict[str, tuple[str, str]]]:
 def test_all_is_well(site: Any) -> None:
     code, found = doctor(site())
     assert {level for level, _ in found.values()} == {"ok"}, found
-    assert (code, len(found)) == (0, 10)
+    assert (code, len(found)) == (0, 11)
 
 
 def test_people_get_lines_with_a_cure(site: Any) -> None:
@@ -96,6 +97,7 @@ def test_people_get_lines_with_a_cure(site: Any) -> None:
             "error",
             "refuse",
         ),
+        ({"SESSION_COOKIE_SAMESITE": "Strict", "REFERRALS_COOKIE": "ref"}, "SESSION_COOKIE_SAMESITE", "ok", "Strict"),
         ({"REFERRALS_ATTRIBUTION_WINDOW": 86400 * 40}, "attribution", "warning", "31 days"),
         ({"REFERRALS_ATTRIBUTION_WINDOW": 86400 * 31}, "attribution", "ok", "31 days"),
         ({"proxy": False}, "proxy", "warning", "x_for=1"),
@@ -138,6 +140,17 @@ def test_other_databases_are_not_asked_for_a_pragma(host: Host) -> None:
     found = doctor(host)[1]
     assert found["tables"][0] == "ok"
     assert "foreign keys" not in found
+    assert found["locks"][0] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("database_url", "options"),
+    [("postgresql", {"options": "-c lock_timeout=2s"}), ("mariadb", {"init_command": "SET lock_wait_timeout=2"})],
+    indirect=["database_url"],
+)
+def test_lock_timeout_of_a_server_is_found(new_host: MakeHost, options: dict[str, str]) -> None:
+    host = new_host(SQLALCHEMY_ENGINE_OPTIONS={"connect_args": options})
+    assert doctor(host)[1]["locks"] == ("ok", "a click waits for at most 2 s ")
 
 
 def test_nothing_secret_is_printed(site: Any) -> None:

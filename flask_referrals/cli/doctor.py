@@ -27,6 +27,8 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 _SHORTEST_KEY = 16
 _GOOD_KEY = 32
+#: After how many seconds application servers give a request up, by default: gunicorn's and nginx's are 30 and 60.
+_LONG_WAIT = 10
 _NEW_KEY = """make one with: python -c "import secrets; print(secrets.token_hex(32))\""""
 _COLORS = {OK: "green", WARNING: "yellow", ERROR: "red"}
 
@@ -89,10 +91,44 @@ def _tables() -> Iterator[Finding]:
         yield Finding(OK, "tables", "as the models say")
 
 
-def _foreign_keys() -> Iterator[Finding]:
+def _engine() -> sa.Engine:
     state = current_state()
     bind_key = sa.inspect(state.models.response).local_table.metadata.info.get("bind_key")
-    engine = state.db.engines[bind_key]
+    return state.db.engines[bind_key]
+
+
+def _locks() -> Iterator[Finding]:
+    engine = _engine()
+    if engine.dialect.name == "sqlite":
+        timeout = config.duration("REFERRALS_LOCK_TIMEOUT")
+        found = (
+            f"a click waits for at most {timeout.total_seconds():g} s"
+            if timeout
+            else "a click waits as the host set it"
+        )
+        yield Finding(OK, "locks", found)
+        return
+    is_postgresql = engine.dialect.name == "postgresql"
+    sql = "SELECT setting::int / 1000.0 FROM pg_settings WHERE name = 'lock_timeout'"
+    try:
+        with engine.connect() as connection:
+            seconds = float(
+                connection.exec_driver_sql(sql if is_postgresql else "SELECT @@lock_wait_timeout").scalar_one()
+            )
+    except SQLAlchemyError:
+        return  # the check of the tables has said so
+    if 0 < seconds <= _LONG_WAIT:
+        yield Finding(OK, "locks", f"a click waits for at most {seconds:g} s")
+    else:
+        found = (
+            f"a click waits for {f'{seconds:g} s' if seconds else 'ever'} while a table is locked, as by a migration"
+        )
+        cure = "Set the timeouts of the engine's connections as docs/security.rst shows."
+        yield Finding(WARNING, "locks", found, cure)
+
+
+def _foreign_keys() -> Iterator[Finding]:
+    engine = _engine()
     if engine.dialect.name != "sqlite":
         return
     with engine.connect() as connection:
@@ -226,6 +262,7 @@ def _users() -> Iterator[Finding]:
 _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _tables,
     _foreign_keys,
+    _locks,
     _secret_keys,
     _address,
     _cookie,
