@@ -48,12 +48,12 @@ def identify(request: Request | None, user: t.Any = None) -> Visitor:
 
 def responses_of(visitor: Visitor) -> sa.Select[t.Any]:
     """Select all responses of a visitor."""
-    return sa.select(current_state().models.response).where(made_by(visitor))
-
-
-def made_by(visitor: Visitor) -> sa.ColumnElement[bool]:
-    """Tell a visitor's responses from others'. A key counts only for rows that no user has claimed."""
     model = current_state().models.response
+    return sa.select(model).where(made_by(visitor, model))
+
+
+def made_by(visitor: Visitor, model: "type[ReferralResponseMixin]") -> sa.ColumnElement[bool]:
+    """Tell a visitor's responses from others'. A key counts only for rows that no user has claimed."""
     of_user = model.user_id == visitor.user_id
     of_key = sa.and_(model.session_key == visitor.key, model.user_id.is_(None))
     if visitor.user_id is None:

@@ -1,6 +1,7 @@
 """A click on a link: who it was, whether it counts, and its row. One SELECT and one INSERT, no ORM object."""
 
 import typing as t
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from datetime import timezone
@@ -22,8 +23,10 @@ from .identity import unwrapped
 from .identity import user_id
 from .recording import CLICK
 from .recording import row_values
+from .registry import Models
 from .times import as_utc
 from .transactions import Transaction
+from .transactions import core_transaction
 from .transactions import lock_timeout
 
 _MAX_MARK = 100
@@ -34,32 +37,58 @@ class Click:
     """A click on a link that exists.
 
     :param visitor: who clicks.
-    :param is_anonymous: whether it is stored without saying who.
     :param redirect_to: the link's target.
     :param ignored: the reason code why it does not count, or ``None``.
     """
 
-    transaction: Transaction
-    request: Request
     visitor: Visitor
-    is_anonymous: bool
     referral_id: int
     redirect_to: str
     is_active: bool
     ignored: str | None
 
 
-def receive(code: str, request: Request) -> Click | None:
-    """Look a click's link up, and class the click.
+def follow(code: str, request: Request) -> str | None:
+    """Record a click on a link, if it is alive; what goes wrong with that is logged, and does not reach the visitor.
 
     :param code: a well-formed code.
     :param request: the current request.
-    :return: the click, or ``None`` when there is no such link.
+    :return: the link's target, or ``None`` when there is no such link.
     """
     state = current_state()
-    transaction = Transaction(state.session, state.models.response, commit=True)
-    visitor, ignored = _who(request)
-    link = transaction.run(lambda: _execute(transaction, _find(code, visitor)).one_or_none())
+    session = state.session
+    own = not session.in_transaction()
+    visitor, reason = _who(request)
+    with core_transaction(session, state.models.response, own=own) as transaction:
+        click = _look_up(transaction, code, visitor, reason)
+        response_id = None
+        if click is not None and click.is_active:
+            try:
+                response_id = _record(transaction, click, request)
+            except Exception:
+                log_failure("A click on the link %r could not be recorded.", code)
+    app = t.cast(Flask, unwrapped(current_app))
+    if response_id is not None and signals.response_recorded.has_receivers_for(app):
+        signals.send(signals.response_recorded, app, response=session.get(state.models.response, response_id))
+    return click.redirect_to if click is not None else None
+
+
+def look_up(code: str, request: Request) -> Click | None:
+    """Tell what a click on a link would be, and write nothing; the parameters are those of :func:`follow`."""
+    state = current_state()
+    visitor, reason = _who(request)
+    with core_transaction(state.session, state.models.response, own=False) as transaction:
+        return _look_up(transaction, code, visitor, reason)
+
+
+def _look_up(transaction: Transaction, code: str, visitor: Visitor, ignored: str | None) -> Click | None:
+    window = config.duration("REFERRALS_REPEAT_WINDOW")
+    parameters: dict[str, t.Any] = {"code": code}
+    if visitor and window is not None:
+        parameters |= {"since": datetime.now(timezone.utc) - window, "user_id": visitor.user_id, "key": visitor.key}
+        parameters = {name: value for name, value in parameters.items() if value is not None}
+    find = current_state().models.statement(_find, *parameters)
+    link = transaction.run(lambda: _execute(transaction, find, parameters).one_or_none())
     if link is None:
         return None
     if ignored is None and visitor.user_id is not None and visitor.user_id == link.user_id:
@@ -67,26 +96,53 @@ def receive(code: str, request: Request) -> Click | None:
     if ignored is None and link.is_repeat:
         ignored = "repeat"
     is_active = link.expired_at is None or as_utc(link.expired_at) > datetime.now(timezone.utc)
-    is_anonymous = clients.opts_out(request)
-    return Click(transaction, request, visitor, is_anonymous, link.id, link.redirect_to, is_active, ignored)
+    return Click(visitor, link.id, link.redirect_to, is_active, ignored)
 
 
-def _execute(transaction: Transaction, statement: sa.Executable) -> sa.Result[t.Any]:
+def _find(models: Models, *parameters: str) -> sa.Select[t.Any]:
+    """Make the SELECT of a link, and of whether the visitor has clicked on it lately."""
+    referral, response = models.referral, models.response
+    is_repeat: sa.ColumnElement[bool] = sa.false()
+    if "since" in parameters:
+        who: t.Any = {name: sa.bindparam(name) for name in ("user_id", "key") if name in parameters}
+        is_repeat = sa.exists().where(
+            made_by(Visitor(**who), response),
+            response.referral_id == referral.id,
+            response.created_at > sa.bindparam("since"),
+            response.action == CLICK,
+            response.ignored.is_(None),
+        )
+    columns = (referral.id, referral.user_id, referral.redirect_to, referral.expired_at)
+    return sa.select(*columns, is_repeat.label("is_repeat")).where(referral.code == sa.bindparam("code"))
+
+
+def _insert(models: Models) -> sa.Insert:
+    return sa.insert(t.cast(sa.Table, sa.inspect(models.response).local_table))
+
+
+def _execute(
+    transaction: Transaction, statement: sa.Executable, parameters: Mapping[str, t.Any]
+) -> sa.CursorResult[t.Any]:
     """Send a statement of a click, which does not wait long for others: somebody is waiting for the page."""
-    with lock_timeout(transaction.connection, config.duration("REFERRALS_LOCK_TIMEOUT")):
-        return transaction.session.execute(statement)
+    connection = transaction.connection
+    with lock_timeout(connection, config.duration("REFERRALS_LOCK_TIMEOUT")):
+        return connection.execute(statement, parameters)
 
 
 def _who(request: Request) -> tuple[Visitor, str | None]:
     """Tell who clicks, and why it is no click if it is none. A program is nobody: it gets no key, and no session."""
+    reason = _not_a_click(request) or clients.lacks_consent(request)
+    if reason is not None:
+        return Visitor(), reason
+    return Visitor(_present_user(request), visitors.get_key(request)), None
+
+
+def _not_a_click(request: Request) -> str | None:
     try:
-        reason = clients.not_a_click(request) or clients.lacks_consent(request)
-        if reason is not None:
-            return Visitor(), reason
-        return Visitor(_present_user(request), visitors.get_key(request)), None
+        return clients.not_a_click(request)
     except Exception:
-        log_failure("It could not be told who follows a link; the click is taken for a stranger's.")
-        return Visitor(), None
+        log_failure("It could not be told whether a person follows a link; it is taken for one.")
+        return None
 
 
 def _present_user(request: Request) -> t.Any:
@@ -97,33 +153,12 @@ def _present_user(request: Request) -> t.Any:
         return None
 
 
-def _find(code: str, visitor: Visitor) -> sa.Select[t.Any]:
-    state = current_state()
-    referral, response = state.models.referral, state.models.response
-    is_repeat: sa.ColumnElement[bool] = sa.false()
-    window = config.duration("REFERRALS_REPEAT_WINDOW")
-    if visitor and window is not None:
-        is_repeat = sa.exists().where(
-            made_by(visitor),
-            response.referral_id == referral.id,
-            response.created_at > datetime.now(timezone.utc) - window,
-            response.action == CLICK,
-            response.ignored.is_(None),
-        )
-    columns = (referral.id, referral.user_id, referral.redirect_to, referral.expired_at)
-    return sa.select(*columns, is_repeat.label("is_repeat")).where(referral.code == code)
-
-
-def record(click: Click) -> None:
-    """Store a click, and give a stranger whose click counts a key.
-
-    :param click: a click on a link that has not expired.
-    """
+def _record(transaction: Transaction, click: Click, request: Request) -> int | None:
+    """Store a click on a link that has not expired, give a stranger whose click counts a key, and return the row's."""
     if click.ignored is not None and current_app.config["REFERRALS_IGNORED"] == "drop":
-        return
-    model = current_state().models.response
-    transaction, visitor = click.transaction, click.visitor
-    if click.is_anonymous:
+        return None
+    visitor = click.visitor
+    if clients.opts_out(request):
         visitor = Visitor()
     elif click.ignored is None and not visitor:
         visitor = Visitor(key=visitors.new_key())
@@ -131,15 +166,15 @@ def record(click: Click) -> None:
         click.referral_id,
         CLICK,
         visitor,
-        click.request,
+        request,
         is_touch=True,
         ignored=click.ignored,
-        params=_campaign(click.request),
+        params=_campaign(request),
     )
 
     def insert() -> int:
         with transaction.write():
-            result = _execute(transaction, sa.insert(sa.inspect(model).local_table).values(values))
+            result = _execute(transaction, current_state().models.statement(_insert), values)
             (response_id,) = t.cast(t.Any, result).inserted_primary_key
         transaction.commit()
         return t.cast(int, response_id)
@@ -147,9 +182,7 @@ def record(click: Click) -> None:
     response_id = transaction.run(insert)
     if click.ignored is None and visitor.user_id is None and visitor.key is not None:
         visitors.set_key(visitor.key)
-    app = t.cast(Flask, unwrapped(current_app))
-    if signals.response_recorded.has_receivers_for(app):
-        signals.send(signals.response_recorded, app, response=transaction.session.get(model, response_id))
+    return response_id
 
 
 def _campaign(request: Request) -> dict[str, str] | None:

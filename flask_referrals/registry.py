@@ -1,7 +1,9 @@
 """The pair of models that live in a host's database: found among its own, or built, once for each ``SQLAlchemy()``."""
 
 import typing as t
+from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import field
 
 import sqlalchemy as sa
 from flask_sqlalchemy import SQLAlchemy
@@ -15,6 +17,8 @@ from .models import ReferralResponseMixin
 
 _INFO_KEY = "flask_referrals"
 
+T = t.TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Models:
@@ -23,6 +27,19 @@ class Models:
     referral: type[ReferralMixin]
     response: type[ReferralResponseMixin]
     user: type[t.Any] | None
+    #: Statements that are made once, by what makes them and its arguments.
+    statements: dict[t.Any, t.Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def statement(self, make: Callable[..., T], *arguments: t.Hashable) -> T:
+        """Return a statement that is made of these models, made when it is asked for first.
+
+        :param make: makes it, given the models and the arguments.
+        :param arguments: what else it depends on.
+        """
+        key = (make, *arguments)
+        if key not in self.statements:
+            self.statements[key] = make(self, *arguments)
+        return t.cast(T, self.statements[key])
 
 
 def get_models(
@@ -93,9 +110,6 @@ def _build(
             __bind_key__=_bind_key(referral),
         )
     return Models(referral, response, users)
-
-
-T = t.TypeVar("T")
 
 
 def _declared(db: SQLAlchemy, mixin: type[T], option: str) -> type[T] | None:

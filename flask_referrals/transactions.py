@@ -37,16 +37,10 @@ _CONFLICT_NUMBERS = {1213, 1205, 1020}
 _SQLITE_BUSY_SNAPSHOT = 517
 
 
-def _is_passing(error: BaseException) -> bool:
-    """Whether an error left nothing behind, and may not come again when the same is tried once more."""
-    if not isinstance(error, DBAPIError) or error.orig is None:
-        return False
-    if error.connection_invalidated:
-        # A connection that was lost in the pool. At COMMIT, which has no statement, nobody knows what became of it.
-        return error.statement is not None
-    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    number = error.orig.args[0] if error.orig.args else None
-    snapshot = getattr(error.orig, "sqlite_errorcode", None) == _SQLITE_BUSY_SNAPSHOT
+def _is_conflict(error: BaseException) -> bool:
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    number = error.args[0] if error.args else None
+    snapshot = getattr(error, "sqlite_errorcode", None) == _SQLITE_BUSY_SNAPSHOT
     return state in _CONFLICT_STATES or number in _CONFLICT_NUMBERS or snapshot
 
 
@@ -114,13 +108,17 @@ class Transaction:
     :param session: the host's session.
     :param model: a model of the database that is written to.
     :param commit: whether the caller wants the session committed.
+    :param own: whether it is ours, where something was read already; by default it is found out.
     """
 
-    def __init__(self, session: Session, model: type[t.Any], *, commit: bool) -> None:
+    #: Whether something was sent that may be durable though its connection was lost before the answer came.
+    _in_doubt = False
+
+    def __init__(self, session: Session, model: type[t.Any], *, commit: bool, own: bool | None = None) -> None:
         self.session = session
         self._model = model
         self._commit = commit
-        self._own = commit and not session.in_transaction()
+        self._own = commit and not session.in_transaction() if own is None else own
 
     @property
     def connection(self) -> sa.Connection:
@@ -139,18 +137,25 @@ class Transaction:
         """
         failures, latest = 0, math.inf
         while True:
+            self._in_doubt = False
             try:
                 return work()
             except BaseException as error:
                 if self._own:
-                    self.session.rollback()
+                    self._rollback()
                 failures += 1
                 is_last = failures == _TRIES or time.monotonic() > latest
-                if is_last or not self._own or not _is_passing(error):
+                if is_last or not self._own or not self._is_passing(error):
                     raise
             latest = min(latest, time.monotonic() + _TIME)
             # Of a random length, so that two that were in each other's way are not so again.
             time.sleep(random.uniform(0, _PAUSE * 2 ** (failures - 1)))  # noqa: S311
+
+    def _is_passing(self, error: BaseException) -> bool:
+        """Whether an error left nothing behind, and may not come again when the same is tried once more."""
+        if not isinstance(error, DBAPIError) or error.orig is None:
+            return False
+        return not self._in_doubt if error.connection_invalidated else _is_conflict(error.orig)
 
     @contextmanager
     def write(self) -> Iterator[None]:
@@ -162,7 +167,7 @@ class Transaction:
             try:
                 yield
             except BaseException:
-                self.session.rollback()
+                self._rollback()
                 raise
             return
         self.session.flush()
@@ -185,7 +190,11 @@ class Transaction:
     def commit(self) -> None:
         """Make it durable, if the caller wants that."""
         if self._commit:
+            self._in_doubt = True
             self.session.commit()
+
+    def _rollback(self) -> None:
+        self.session.rollback()
 
     def get_or_add(self, find: sa.Select[t.Any], make: Callable[[], T], *, attempts: int) -> tuple[T, bool]:
         """Return the row that ``find`` selects, or the one made for it: one row however many callers race.
@@ -211,3 +220,48 @@ class Transaction:
                 if found is None and attempts == 0:
                     raise
         return found, False
+
+
+class _ConnectionTransaction(Transaction):
+    """A transaction of ours on a connection of its own, which the session knows nothing of."""
+
+    def __init__(self, connection: sa.Connection, *, autocommit: bool) -> None:
+        self._connection = connection
+        self._autocommit = autocommit
+        self._own = True
+
+    @property
+    def connection(self) -> sa.Connection:
+        return self._connection
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        self._in_doubt = self._autocommit
+        with super().write():
+            yield
+
+    def commit(self) -> None:
+        self._in_doubt = True
+        self._connection.commit()
+
+    def _rollback(self) -> None:
+        self._connection.rollback()
+
+
+@contextmanager
+def core_transaction(session: Session, model: type[t.Any], *, own: bool) -> Iterator[Transaction]:
+    """Yield a transaction for what is sent on its ``connection``, without the session where that has none running.
+
+    :param session: the host's session.
+    :param model: a model of the database that is written to.
+    :param own: whether the session had none running when our work began.
+    """
+    bind = session.get_bind(sa.inspect(model))
+    if session.in_transaction() or not isinstance(bind, sa.Engine):
+        yield Transaction(session, model, commit=True, own=own)
+        return
+    with bind.connect() as connection:
+        autocommit = connection.dialect.name not in ("mysql", "mariadb")  # where it costs statements of its own
+        if autocommit:
+            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        yield _ConnectionTransaction(connection, autocommit=autocommit)

@@ -47,23 +47,13 @@ def follow(code: str) -> Response:
         # A browser that is given the redirect ahead of the click never sends the click itself.
         return _no_store(Response(status=503))
     try:
-        click = clicks.receive(code, unwrapped(request))
+        redirect_to = clicks.follow(code, unwrapped(request))
     except Exception:
         log_failure("The link %r could not be looked up.", code)
         return _redirect()
-    if click is None:
+    if redirect_to is None:
         abort(404)
-    _record(click, code)
-    return _redirect(click.redirect_to)
-
-
-def _record(click: clicks.Click, code: str) -> None:
-    """Record a click if its link is alive, and let nothing that goes wrong reach the visitor."""
-    if click.is_active:
-        try:
-            clicks.record(click)
-        except Exception:
-            log_failure("A click on the link %r could not be recorded.", code)
+    return _redirect(redirect_to)
 
 
 def follow_from_query() -> None:
@@ -79,12 +69,9 @@ def follow_from_query() -> None:
     if not is_page or not CODE.fullmatch(code) or clients.is_prefetch(request):
         return
     try:
-        click = clicks.receive(code, unwrapped(request))
+        clicks.follow(code, unwrapped(request))
     except Exception:
         log_failure("The link %r could not be looked up.", code)
-        return
-    if click is not None:
-        _record(click, code)
 
 
 def _redirect(stored: str | None = None) -> Response:

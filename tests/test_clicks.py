@@ -304,6 +304,20 @@ class TestBrokenBookkeeping:
         assert client.get(f"/referrals/{code}").headers["Location"] == "/welcome"
         assert len(caplog.records) == 1
 
+    def test_classifier_that_fails_costs_nobody_their_key(
+        self, host: Host, client: FlaskClient, code: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        client.get(f"/referrals/{code}")
+
+        @host.referrals.classifier
+        def fail(request: object) -> None:
+            raise RuntimeError("the host's fault")
+
+        client.get(f"/referrals/{code}")
+        with host.app.app_context():
+            assert len({response.session_key for response in host.responses()}) == 1
+        assert ignored(host) == [None, "repeat"]
+
     def test_pending_work_of_a_before_request_hook_survives(self, host: Host, client: FlaskClient, code: str) -> None:
         @host.app.before_request
         def leave_something_pending() -> None:

@@ -200,18 +200,44 @@ def test_snapshot_that_is_too_old_to_write_is_left_for_a_new_one(sqlite_url: str
 
 
 @on_servers
-def test_lost_commit_is_not_repeated(host: Host, client: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_commit_is_not_repeated(host: Host) -> None:
+    with host.app.app_context():
+        engine = host.db.engine
+        mia = host.user("mia")
+        Referral.create("/").respond("CAME", user=mia)
+        host.db.session.rollback()
+        commits = []
+
+        def lose_the_connection(connection: sa.Connection) -> None:
+            commits.append(connection)
+            close_from_outside(engine, number_of(connection))
+
+        event.listen(engine, "commit", lose_the_connection)
+        with pytest.raises(OperationalError):
+            Referral.record_response("PAID", user=mia)
+        event.remove(engine, "commit", lose_the_connection)
+    assert len(commits) == 1
+
+
+@on_servers
+def test_insert_that_may_be_durable_is_not_repeated(
+    host: Host, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
     with host.app.app_context():
         engine = host.db.engine
         code = Referral.create("/").code
-    commits = []
+    is_durable_at_once = engine.dialect.name == "postgresql"
+    inserts: list[str] = []
 
-    def lose_the_connection(connection: sa.Connection) -> None:
-        commits.append(connection)
-        close_from_outside(engine, number_of(connection))
+    def lose_the_connection(connection: sa.Connection, cursor: Any, statement: str, *args: Any) -> None:
+        if statement.startswith("INSERT") and not inserts:
+            inserts.append(statement)
+            cursor.execute("SELECT pg_backend_pid()" if is_durable_at_once else "SELECT CONNECTION_ID()")
+            close_from_outside(engine, cursor.fetchone()[0])
 
-    event.listen(engine, "commit", lose_the_connection)
+    event.listen(engine, "before_cursor_execute", lose_the_connection)
     assert client.get(f"/referrals/{code}").status_code == 302
-    event.remove(engine, "commit", lose_the_connection)
-    assert len(commits) == 1
-    assert len(caplog.records) == 1
+    event.remove(engine, "before_cursor_execute", lose_the_connection)
+    with host.app.app_context():
+        assert len(host.responses()) == (0 if is_durable_at_once else 1)
+    assert len(caplog.records) == (1 if is_durable_at_once else 0)

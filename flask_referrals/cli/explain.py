@@ -84,7 +84,7 @@ def simulate(
 def _outcome(code: str, request: flask.Request) -> dict[str, t.Any]:
     if clients.is_prefetch(request):
         return {"status": 503, "counts": False, "reason": "prefetch", "location": None}
-    found = clicks.receive(code, request)
+    found = clicks.look_up(code, request)
     if found is None:
         raise click.ClickException(f"There is no link with the code {code!r}: the answer is 404.")
     reason = found.ignored if found.is_active else "expired"
