@@ -98,7 +98,8 @@ def record_action(
     def work() -> "ReferralResponseMixin | None":
         if joining:
             join(transaction, visitor)
-        referral = credited(visitor)
+        # Once they are joined, all of the visitor's responses are the user's.
+        referral = credited(Visitor(visitor.user_id) if joining else visitor)
         response = None
         if referral is not None:
             response = _record(transaction, referral, action, visitor, request, is_touch=False)

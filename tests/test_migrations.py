@@ -453,8 +453,8 @@ INDEXES = {
         "referral_id -> referral.id CASCADE",
         "user_id -> user.id SET NULL",
         "ix_referral_response_session_key (session_key, created_at, id)",
-        "ix_referral_response_user_id (user_id, created_at, id)",
-        "ix_referral_response_referral_id (referral_id, action, created_at, id)",
+        "ix_referral_response_user_id (user_id, is_touch, created_at, id)",
+        "ix_referral_response_referral_id (referral_id, created_at, id)",
     },
 }
 

@@ -59,8 +59,8 @@ class ReferralResponseMixin(RecordMixin):
         return (
             sa.UniqueConstraint("action", "key"),
             sa.Index(None, "session_key", "created_at", "id"),
-            sa.Index(None, "user_id", "created_at", "id"),
-            sa.Index(None, "referral_id", "action", "created_at", "id"),
+            sa.Index(None, "user_id", "is_touch", "created_at", "id"),
+            sa.Index(None, "referral_id", "created_at", "id"),
             RecordMixin.__table_args__,
         )
 

@@ -197,12 +197,14 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("referral_response", schema=None) as batch_op:
         batch_op.create_index(
-            batch_op.f("ix_referral_response_referral_id"), ["referral_id", "action", "created_at", "id"], unique=False
+            batch_op.f("ix_referral_response_referral_id"), ["referral_id", "created_at", "id"], unique=False
         )
         batch_op.create_index(
             batch_op.f("ix_referral_response_session_key"), ["session_key", "created_at", "id"], unique=False
         )
-        batch_op.create_index(batch_op.f("ix_referral_response_user_id"), ["user_id", "created_at", "id"], unique=False)
+        batch_op.create_index(
+            batch_op.f("ix_referral_response_user_id"), ["user_id", "is_touch", "created_at", "id"], unique=False
+        )
 
     op.create_table(
         "welcome_link",
