@@ -1,7 +1,8 @@
 """A click on a link: who it was, whether it counts, and its row. One SELECT and one INSERT, no ORM object."""
 
+import math
+import time
 import typing as t
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from datetime import timezone
@@ -27,7 +28,7 @@ from .registry import Models
 from .times import as_utc
 from .transactions import Transaction
 from .transactions import core_transaction
-from .transactions import lock_timeout
+from .transactions import lock_deadline
 
 _MAX_MARK = 100
 
@@ -59,12 +60,14 @@ def follow(code: str, request: Request) -> str | None:
     session = state.session
     own = not session.in_transaction()
     visitor, reason = _who(request)
+    patience = config.duration("REFERRALS_LOCK_TIMEOUT")
+    deadline = math.inf if patience is None else time.monotonic() + patience.total_seconds()
     with core_transaction(session, state.models.response, own=own) as transaction:
-        click = _look_up(transaction, code, visitor, reason)
+        click = _look_up(transaction, code, visitor, reason, deadline)
         response_id = None
         if click is not None and click.is_active:
             try:
-                response_id = _record(transaction, click, request)
+                response_id = _record(transaction, click, request, deadline)
             except Exception:
                 log_failure("A click on the link %r could not be recorded.", code)
     app = t.cast(Flask, unwrapped(current_app))
@@ -78,17 +81,24 @@ def look_up(code: str, request: Request) -> Click | None:
     state = current_state()
     visitor, reason = _who(request)
     with core_transaction(state.session, state.models.response, own=False) as transaction:
-        return _look_up(transaction, code, visitor, reason)
+        return _look_up(transaction, code, visitor, reason, math.inf)
 
 
-def _look_up(transaction: Transaction, code: str, visitor: Visitor, ignored: str | None) -> Click | None:
+def _look_up(
+    transaction: Transaction, code: str, visitor: Visitor, ignored: str | None, deadline: float
+) -> Click | None:
     window = config.duration("REFERRALS_REPEAT_WINDOW")
     parameters: dict[str, t.Any] = {"code": code}
     if visitor and window is not None:
         parameters |= {"since": datetime.now(timezone.utc) - window, "user_id": visitor.user_id, "key": visitor.key}
         parameters = {name: value for name, value in parameters.items() if value is not None}
     find = current_state().models.statement(_find, *parameters)
-    link = transaction.run(lambda: _execute(transaction, find, parameters).one_or_none())
+
+    def select() -> sa.Row[t.Any] | None:
+        with lock_deadline(transaction.connection, deadline):
+            return transaction.connection.execute(find, parameters).one_or_none()
+
+    link = transaction.run(select)
     if link is None:
         return None
     if ignored is None and visitor.user_id is not None and visitor.user_id == link.user_id:
@@ -120,15 +130,6 @@ def _insert(models: Models) -> sa.Insert:
     return sa.insert(t.cast(sa.Table, sa.inspect(models.response).local_table))
 
 
-def _execute(
-    transaction: Transaction, statement: sa.Executable, parameters: Mapping[str, t.Any]
-) -> sa.CursorResult[t.Any]:
-    """Send a statement of a click, which does not wait long for others: somebody is waiting for the page."""
-    connection = transaction.connection
-    with lock_timeout(connection, config.duration("REFERRALS_LOCK_TIMEOUT")):
-        return connection.execute(statement, parameters)
-
-
 def _who(request: Request) -> tuple[Visitor, str | None]:
     """Tell who clicks, and why it is no click if it is none. A program is nobody: it gets no key, and no session."""
     reason = _not_a_click(request) or clients.lacks_consent(request)
@@ -153,7 +154,7 @@ def _present_user(request: Request) -> t.Any:
         return None
 
 
-def _record(transaction: Transaction, click: Click, request: Request) -> int | None:
+def _record(transaction: Transaction, click: Click, request: Request, deadline: float) -> int | None:
     """Store a click on a link that has not expired, give a stranger whose click counts a key, and return the row's."""
     if click.ignored is not None and current_app.config["REFERRALS_IGNORED"] == "drop":
         return None
@@ -173,8 +174,8 @@ def _record(transaction: Transaction, click: Click, request: Request) -> int | N
     )
 
     def insert() -> int:
-        with transaction.write():
-            result = _execute(transaction, current_state().models.statement(_insert), values)
+        with lock_deadline(transaction.connection, deadline), transaction.write():
+            result = transaction.connection.execute(current_state().models.statement(_insert), values)
             (response_id,) = t.cast(t.Any, result).inserted_primary_key
         transaction.commit()
         return t.cast(int, response_id)

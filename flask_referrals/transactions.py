@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from dataclasses import field
-from datetime import timedelta
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -45,20 +44,20 @@ def _is_conflict(error: BaseException) -> bool:
 
 
 @contextmanager
-def lock_timeout(connection: sa.Connection, timeout: timedelta | None) -> Iterator[None]:
-    """Let SQLite wait for others' locks no longer than this; what the host set is back after the block.
+def lock_deadline(connection: sa.Connection, deadline: float) -> Iterator[None]:
+    """Let SQLite wait for others' locks until then at most; what the host set is back after the block.
 
     The other databases have settings of their own for it, on the server or the engine.
 
-    :param connection: where the statements in the block are sent.
-    :param timeout: the longest wait; ``None``, or a longer one than the host's: as the host set it.
+    :param connection: where the statements in the block are sent; it must still be open at the end.
+    :param deadline: a time of ``time.monotonic()``; one that is later than the host's timeout changes nothing.
     """
-    if timeout is None or connection.dialect.name != "sqlite":
+    if deadline == math.inf or connection.dialect.name != "sqlite":
         yield
         return
     driver_connection = t.cast(t.Any, connection.connection.dbapi_connection)
     (before,) = driver_connection.execute("PRAGMA busy_timeout").fetchone()
-    milliseconds = min(before, round(timeout.total_seconds() * 1000))
+    milliseconds = min(before, max(0, round((deadline - time.monotonic()) * 1000)))
     driver_connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
         yield
@@ -236,13 +235,15 @@ class _ConnectionTransaction(Transaction):
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        self._in_doubt = self._autocommit
+        """Undo what is written in the block when it raises; else it is durable at the end."""
         with super().write():
+            self._in_doubt = self._autocommit
             yield
+            self._in_doubt = True
+            self._connection.commit()
 
     def commit(self) -> None:
-        self._in_doubt = True
-        self._connection.commit()
+        """Do nothing: it is done."""
 
     def _rollback(self) -> None:
         self._connection.rollback()

@@ -20,12 +20,14 @@ from . import clients
 from . import config
 from . import targets
 from . import visitors
+from .context import current_state
 from .creation import CODE
 from .creation import create as create_referral
 from .exceptions import InvalidValueError
 from .exceptions import TooManyLinksError
 from .failures import log_failure
 from .identity import unwrapped
+from .transactions import Transaction
 from .urls import location_of
 
 blueprint: Blueprint = Blueprint("referrals", __name__, template_folder="templates", static_folder="static")
@@ -114,13 +116,24 @@ def _create(user: t.Any) -> flask.typing.ResponseReturnValue:
         fields = _fields()
     except HTTPException as error:
         return _refuse(error.code or 400, error.description or "")
+    state = current_state()
+    transaction = Transaction(state.session, state.models.referral, commit=True)
     target = targets.from_token(fields["target"], user) if fields["target"] else None
     limit = current_app.config["REFERRALS_LINK_LIMIT"]
-    referral = create_referral(fields["redirect_to"], user, fields["label"], target, limit=limit)
-    if _wants_page():
-        return render_template("referrals/created.html", referral=referral)
-    html = render_template("referrals/_referral.html", referral=referral)
-    return jsonify(url=referral.url, code=referral.code, html=html)
+
+    def make() -> flask.typing.ResponseReturnValue:
+        referral = create_referral(fields["redirect_to"], user, fields["label"], target, limit=limit, commit=False)
+        answer: flask.typing.ResponseReturnValue
+        if _wants_page():
+            answer = render_template("referrals/created.html", referral=referral)
+        else:
+            html = render_template("referrals/_referral.html", referral=referral)
+            answer = jsonify(url=referral.url, code=referral.code, html=html)
+        # Last, for after it the link would be read once more, in a transaction that nobody ends but the teardown.
+        transaction.commit()
+        return answer
+
+    return transaction.run(make)
 
 
 def _is_cross_site() -> bool:
