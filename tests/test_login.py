@@ -1,5 +1,7 @@
 """Joining a visitor's history to the user they turn out to be."""
 
+from datetime import datetime
+from datetime import timezone
 from functools import partial
 
 import pytest
@@ -103,6 +105,63 @@ def test_logout_and_login_in_one_request_pass_nothing_on(host: Host, client: Fla
     follow(host, client)
     client.post("/switch")
     assert owners(host) == [None]
+
+
+def test_only_clicks_on_the_users_own_link_turn_out_to_be_their_own(host: Host, client: FlaskClient) -> None:
+    with host.app.app_context():
+        users = [host.user(name) for name in ("mia", "olga", "otto")]
+        codes = [Referral.create("/", user=user).code for user in users]
+    for code in codes:
+        client.get(f"/referrals/{code}")
+    client.post("/login", data={"name": "olga"})
+    with host.app.app_context():
+        assert [response.ignored for response in host.responses()] == [None, "self", None]
+
+
+def test_reason_why_a_click_did_not_count_outlives_the_login(host: Host, client: FlaskClient) -> None:
+    with host.app.app_context():
+        code = Referral.create("/", user=host.user("olga")).code
+    client.get(f"/referrals/{code}")
+    client.get(f"/referrals/{code}")
+    client.post("/login", data={"name": "olga"})
+    with host.app.app_context():
+        assert [response.ignored for response in host.responses()] == ["self", "repeat"]
+
+
+def test_clicks_of_other_visitors_stay_unclaimed(host: Host) -> None:
+    browsers = [host.client() for _ in range(3)]
+    for browser in browsers:
+        follow(host, browser)
+    with host.app.app_context():
+        host.user("mia")
+        keys = [response.session_key or "" for response in host.responses()]
+    browsers[keys.index(sorted(keys)[1])].post("/login", data={"name": "mia"})
+    with host.app.app_context():
+        claimed = {response.session_key: response.user is not None for response in host.responses()}
+    assert [claimed[key] for key in sorted(keys)] == [False, True, False]
+
+
+def test_each_joined_response_is_announced_once_in_the_order_of_time(host: Host, client: FlaskClient) -> None:
+    with host.app.app_context():
+        host.user("mia")
+    for path in ("/a", "/b", "/c"):
+        follow(host, client, path)
+    follow(host, host.client(), "/d")
+    with host.app.app_context():
+        model = host.referrals.ReferralResponse
+        first = host.responses()[0]
+        host.db.session.execute(
+            sa.update(model).where(model.id == first.id).values(created_at=datetime.now(timezone.utc))
+        )
+        host.db.session.commit()
+    seen: list[str] = []
+
+    def note(app: object, response: ReferralResponse) -> None:
+        seen.append(response.referral.redirect_to)
+
+    with user_linked_to_response.connected_to(note, host.app):
+        client.post("/login", data={"name": "mia"})
+    assert seen == ["/b", "/c", "/a"]
 
 
 def test_first_claim_wins_under_a_race(host: Host, client: FlaskClient) -> None:
@@ -224,6 +283,69 @@ class TestWithoutFlaskLogin:
         client.post("/login")
         assert client.post("/refund").text == "None"
         assert owners(host) == [None]
+
+
+def test_login_of_somebody_who_followed_no_link_costs_no_statement_of_ours(host: Host, client: FlaskClient) -> None:
+    with host.app.app_context():
+        host.user("mia")
+    with host.app.app_context(), statements(host.db) as sent:
+        client.post("/login", data={"name": "mia"})
+    assert sent and not [statement for statement in sent if "referral" in statement]
+
+
+def test_error_in_what_the_host_is_writing_is_the_hosts_own(
+    host: Host, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    @host.app.post("/twice")
+    def twice() -> str:
+        user = host.db.session.scalars(sa.select(host.User)).one()
+        host.db.session.add(host.User(name=user.name))
+        login_user(user)
+        return ""
+
+    with host.app.app_context():
+        host.user("mia")
+    follow(host, client)
+    with pytest.raises(sa.exc.IntegrityError):
+        client.post("/twice")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("change", ["new", "dirty", "deleted"])
+def test_login_leaves_it_to_the_host_to_commit_what_it_is_writing(host: Host, client: FlaskClient, change: str) -> None:
+    @host.app.post("/change")
+    def change_and_log_in() -> str:
+        tea, cake = host.db.session.scalars(sa.select(host.Product).order_by(host.Product.id))
+        user = host.db.session.scalars(sa.select(host.User)).one()
+        if change == "new":
+            host.db.session.add(host.Product(name="cup"))
+        elif change == "dirty":
+            tea.name = "coffee"
+        else:
+            host.db.session.delete(cake)
+        login_user(user)
+        host.db.session.rollback()
+        return ""
+
+    with host.app.app_context():
+        host.user("mia")
+        host.add(host.Product(name="tea"))
+        host.add(host.Product(name="cake"))
+    follow(host, client)
+    client.post("/change")
+    assert owners(host) == [None]
+    with host.app.app_context():
+        assert sorted(host.db.session.scalars(sa.select(host.Product.name))) == ["cake", "tea"]
+
+
+def test_one_referral_of_many_is_linked_by_hand(host: Host, client: FlaskClient) -> None:
+    for path in ("/a", "/b", "/c"):
+        follow(host, client, path)
+    with host.app.app_context():
+        click = host.responses()[1]
+        assert click.session_key is not None
+        click.referral.link_responses_to_user(host.user("mia"), click.session_key)
+    assert owners(host) == [None, "mia", None]
 
 
 def test_responses_of_one_referral_can_be_linked_by_hand(host: Host, client: FlaskClient) -> None:

@@ -96,6 +96,20 @@ def test_policy_can_be_a_callable(new_host: MakeHost) -> None:
     assert seen == ["/c", "/b", "/a"]
 
 
+def test_policy_is_given_no_actions(new_host: MakeHost) -> None:
+    seen: list[list[str]] = []
+
+    def choose(touches: list[ReferralResponse]) -> ReferralResponse:
+        seen.append([touch.action for touch in touches])
+        return touches[0]
+
+    client = (host := new_host(REFERRALS_ATTRIBUTION=choose)).client()
+    follow(host, client)
+    client.post("/act/LOOKED")
+    client.post("/act/BOUGHT")
+    assert seen == [["RESPONDED"]] * 2
+
+
 @pytest.mark.parametrize(("age", "credited"), [(timedelta(seconds=59), True), (timedelta(seconds=61), False)])
 def test_window_is_counted_from_the_click(new_host: MakeHost, age: timedelta, credited: bool) -> None:
     host = new_host(REFERRALS_ATTRIBUTION_WINDOW=60)

@@ -12,6 +12,7 @@ from typing import Any
 import flask
 import pytest
 import sqlalchemy as sa
+import time_machine
 from flask import Flask
 from flask import Request
 from flask.sessions import SessionInterface
@@ -291,6 +292,13 @@ class TestTime:
         host = new_host(REFERRALS_ATTRIBUTION_WINDOW=window)
         assert self.visit(host, key_age=-30)
         assert not self.visit(host, key_age=-120)
+
+    @pytest.mark.parametrize("age", [HOUR, -60])
+    def test_both_limits_are_included(self, new_host: MakeHost, age: int) -> None:
+        host = new_host(REFERRALS_ATTRIBUTION_WINDOW=HOUR)
+        with time_machine.travel(datetime(2026, 5, 1, 12, tzinfo=timezone.utc), tick=False):
+            assert self.visit(host, key_age=age)
+            assert not self.visit(host, key_age=age + math.copysign(1, age))
 
     def test_expired_key_is_replaced_at_the_next_click(self, new_host: MakeHost) -> None:
         host = new_host(REFERRALS_ATTRIBUTION_WINDOW=HOUR)
