@@ -1,4 +1,4 @@
-"""Writing the two tables out, row by row: CSV for spreadsheets, JSON lines for programs.
+"""Writing the two tables out, row by row: CSV for spreadsheets, JSON lines for programs, one user's rows for the user.
 
 The visitors' keys stay here. A key is what a visitor is recognised by, and an export leaves the house.
 """
@@ -25,26 +25,28 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 Row = dict[str, t.Any]
 
 
-def count(table: str, since: datetime | None = None) -> int:
+def count(table: str, since: datetime | None = None, *, user_id: t.Any = None) -> int:
     """Return how many rows will be exported.
 
     :param table: ``"referrals"`` or ``"responses"``.
     :param since: only rows from this time on.
+    :param user_id: only those of the user with this key.
     """
-    rows = _select(table, since).order_by(None).subquery()
+    rows = _select(table, since, user_id).order_by(None).subquery()
     number: int = _execute(sa.select(sa.func.count()).select_from(rows)).scalar_one()
     return number
 
 
-def rows(table: str, since: datetime | None = None) -> Iterator[Row]:
+def rows(table: str, since: datetime | None = None, *, user_id: t.Any = None) -> Iterator[Row]:
     """Yield the rows of a table, in the order of their keys, as the database hands them out.
 
     A response comes with the code of its referral. A host's own columns are there too.
 
     :param table: ``"referrals"`` or ``"responses"``.
     :param since: only rows from this time on.
+    :param user_id: only those of the user with this key.
     """
-    result = _execute(_select(table, since).execution_options(yield_per=_PAGE))
+    result = _execute(_select(table, since, user_id).execution_options(yield_per=_PAGE))
     try:
         for row in result.mappings():
             yield {name: _plain(value) for name, value in row.items()}
@@ -54,7 +56,7 @@ def rows(table: str, since: datetime | None = None) -> Iterator[Row]:
 
 def columns(table: str) -> list[str]:
     """Return the names of the columns of an export."""
-    return list(_select(table, None).selected_columns.keys())
+    return list(_select(table).selected_columns.keys())
 
 
 def write_csv(table: str, stream: t.TextIO, *, since: datetime | None, progress: Callable[[], None]) -> None:
@@ -80,7 +82,28 @@ def write_json_lines(table: str, stream: t.TextIO, *, since: datetime | None, pr
         progress()
 
 
-def _select(table: str, since: datetime | None) -> sa.Select[t.Any]:
+def write_user(user_id: t.Any, stream: t.TextIO, *, progress: Callable[[], None]) -> dict[str, int]:
+    """Write what is stored of a user as one JSON object, ``{"referrals": […], "responses": […]}``.
+
+    :param user_id: the user's key.
+    :param stream: where to.
+    :param progress: called after every row.
+    :return: how many rows there are of each.
+    """
+    counts = {}
+    for before, table in (("{", "referrals"), (",\n", "responses")):
+        stream.write(f'{before}"{table}": [')
+        counts[table] = 0
+        for row in rows(table, user_id=user_id):
+            stream.write(f"{',' if counts[table] else ''}\n{json.dumps(row, default=str)}")
+            counts[table] += 1
+            progress()
+        stream.write("]")
+    stream.write("}\n")
+    return counts
+
+
+def _select(table: str, since: datetime | None = None, user_id: t.Any = None) -> sa.Select[t.Any]:
     models = current_state().models
     model: type[t.Any] = models.referral if table == "referrals" else models.response
     mapper = sa.inspect(model)
@@ -93,6 +116,8 @@ def _select(table: str, since: datetime | None) -> sa.Select[t.Any]:
         select = select.join(models.referral, models.response.referral_id == models.referral.id)
     if since is not None:
         select = select.where(model.created_at >= since)
+    if user_id is not None:
+        select = select.where(model.user_id == user_id)
     return select.order_by(model.id)
 
 

@@ -11,6 +11,7 @@ from werkzeug.wrappers import Request
 from . import config
 from . import joining
 from . import registry
+from . import retention
 from . import targets
 from . import templating
 from . import views
@@ -19,6 +20,7 @@ from .context import EXTENSION_KEY
 from .context import AppState
 from .context import current_state
 from .exceptions import ConfigurationError
+from .identity import user_id
 from .models import ReferralMixin
 from .models import ReferralResponseMixin
 
@@ -160,6 +162,20 @@ class Referrals:
         :raises InvalidValueError: it is no user of this app.
         """
         joining.link_user(user, commit=commit)
+
+    def forget_user(self, user: t.Any, *, commit: bool = True) -> None:
+        """Take a user out of both tables: call it before you delete their account.
+
+        Their responses stay, and count, but tell nobody's name, address, referrer, agent or key. Their links lead on,
+        and are nobody's: without a label, expired; whoever came by them stays bound to them. Where the user is the
+        target of a row, it has none.
+
+        :param user: the user.
+        :param commit: commit the session after every 1,000 rows, so that a call that failed goes on when it is
+            repeated; ``False`` flushes only, inside the host's transaction.
+        :raises InvalidValueError: it is no user of this app.
+        """
+        retention.forget_user(user_id(user), commit=commit)
 
     def register_target(
         self,

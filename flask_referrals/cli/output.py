@@ -1,9 +1,14 @@
-"""What the commands print, for people and for programs, and what they are given."""
+"""What the commands print or write, for people and for programs, and what they are given."""
 
 import json
+import os
+import sys
 import typing as t
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+from contextlib import contextmanager
+from contextlib import suppress
 from datetime import datetime
 
 import click
@@ -19,6 +24,12 @@ F = t.TypeVar("F", bound=Callable[..., t.Any])
 def as_json(command: F) -> F:
     """Give a command the option ``--json``, as its parameter ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")(command)
+
+
+def to_file(command: F) -> F:
+    """Give a command the option ``--output``, for :func:`output_file`."""
+    path = click.Path(dir_okay=False, allow_dash=True)
+    return click.option("-o", "--output", type=path, default="-", help="A file to write.")(command)
 
 
 def time(text: str) -> datetime:
@@ -63,3 +74,37 @@ def printable(value: t.Any) -> str:
 def _cell(value: t.Any) -> str:
     text = printable(value)
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
+
+
+@contextmanager
+def output_file(path: str) -> Iterator[t.TextIO]:
+    """Write a file that appears, or takes the old one's place, when it is complete; ``-`` is the standard output."""
+    if path == "-":
+        with click.open_file("-", "w", encoding="utf-8") as stdout:
+            yield t.cast(t.TextIO, stdout)
+        return
+    unfinished = f"{path}.part"
+    try:
+        with open(unfinished, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise click.FileError(path, error.strerror) from error
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(unfinished)
+
+
+@contextmanager
+def progress_bar(length: Callable[[], int], *, hidden: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; yield what moves it on.
+
+    :param length: tells how many steps there are; asked only for a bar.
+    :param hidden: show none, for what is written goes to the terminal too.
+    """
+    if hidden or not sys.stderr.isatty():
+        yield lambda steps: None
+        return
+    steps = length()
+    with click.progressbar(length=steps, file=sys.stderr, update_min_steps=max(1, steps // 200)) as bar:
+        yield bar.update

@@ -1,23 +1,24 @@
 """``flask referrals import | export``."""
 
-import os
-import sys
 import typing as t
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import ExitStack
 from contextlib import contextmanager
-from contextlib import suppress
 from datetime import datetime
 from datetime import timezone as Timezone
 from datetime import tzinfo
+from functools import partial
 
 import click
 from flask.cli import with_appcontext
 
 from .. import targets
+from .output import output_file
 from .output import printable
+from .output import progress_bar
 from .output import time
+from .output import to_file
 
 _FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
@@ -118,7 +119,7 @@ def import_(
 @click.command()
 @click.argument("table", type=click.Choice(["referrals", "responses"]))
 @click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
-@click.option("-o", "--output", type=click.Path(dir_okay=False, allow_dash=True), default="-", help="A file to write.")
+@to_file
 @click.option("--since", type=time, help="Only rows from this time on, as 2026-01-31T12:00Z.")
 @with_appcontext
 def export(table: str, format_: str, output: str, since: datetime | None) -> None:
@@ -130,28 +131,9 @@ def export(table: str, format_: str, output: str, since: datetime | None) -> Non
     from .. import exporting
 
     write = exporting.write_csv if format_ == "csv" else exporting.write_json_lines
-    if output == "-":
-        with click.open_file("-", "w", encoding="utf-8") as stdout:
-            write(table, t.cast(t.TextIO, stdout), since=since, progress=lambda: None)
-        return
-    length = exporting.count(table, since) if sys.stderr.isatty() else None
-    with _replaced(output) as stream, _progress(length) as bar:
+    length = partial(exporting.count, table, since)
+    with output_file(output) as stream, progress_bar(length, hidden=output == "-") as bar:
         write(table, stream, since=since, progress=lambda: bar(1))
-
-
-@contextmanager
-def _replaced(path: str) -> Iterator[t.TextIO]:
-    """Write a file that appears, or takes the old one's place, when it is complete."""
-    unfinished = f"{path}.part"
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as stream:
-            yield stream
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise click.FileError(path, error.strerror) from error
-    finally:
-        with suppress(FileNotFoundError):
-            os.remove(unfinished)
 
 
 @contextmanager
@@ -168,16 +150,6 @@ def _open(path: str) -> Iterator[t.TextIO]:
 
 
 @contextmanager
-def _progress(length: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield what moves it on."""
-    if length is None:
-        yield lambda steps: None
-        return
-    with click.progressbar(length=length, file=sys.stderr, update_min_steps=max(1, length // 200)) as bar:
-        yield bar.update
-
-
-@contextmanager
 def _bytes_read(streams: list[t.TextIO]) -> Iterator[Callable[[], None]]:
     """Show how much of some files has been read; yield what looks it up."""
     buffers: list[t.Any] = [t.cast(t.Any, stream).buffer for stream in streams]
@@ -188,7 +160,7 @@ def _bytes_read(streams: list[t.TextIO]) -> Iterator[Callable[[], None]]:
     for buffer in buffers:
         buffer.seek(0)
     done = 0
-    with _progress(sum(lengths) if sys.stderr.isatty() else None) as bar:
+    with progress_bar(lambda: sum(lengths)) as bar:
 
         def progress() -> None:
             nonlocal done

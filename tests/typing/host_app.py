@@ -196,6 +196,12 @@ def pay(user: User, product: Product) -> None:
     assert owner is None or response.user_id != owner.id
 
 
+def delete_account(user: User) -> None:
+    referrals.forget_user(user, commit=False)
+    db.session.delete(user)
+    db.session.commit()
+
+
 def type_in(user: User, code: str) -> str:
     try:
         return Referral.attach(code, user=user, request=request, commit=True).action
