@@ -15,6 +15,7 @@ from werkzeug.wrappers import Request
 from . import clients
 from . import signals
 from . import targets
+from . import totals
 from . import visitors
 from .attribution import Visitor
 from .attribution import credited
@@ -208,7 +209,10 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
     find = sa.select(model).where(model.action == VOID, model.key == key)
 
     def work() -> "ReferralResponseMixin":
+        counted = response.ignored is None
         record, is_new = transaction.get_or_add(find, make, attempts=1)
+        if is_new and counted:
+            totals.correct(transaction.session, [(response.referral_id, response.action, response.created_at)], -1)
         if is_new:
             signals.send_after_commit(transaction.session, signals.response_recorded, response=record)
             transaction.commit()

@@ -10,6 +10,7 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.model import Model
 from sqlalchemy.orm import MappedAsDataclass
 
+from . import totals
 from .context import mappers_of
 from .exceptions import ConfigurationError
 from .models import ReferralMixin
@@ -27,6 +28,7 @@ class Models:
     referral: type[ReferralMixin]
     response: type[ReferralResponseMixin]
     user: type[t.Any] | None
+    total: sa.Table
     #: Statements that are made once, by what makes them and its arguments.
     statements: dict[t.Any, t.Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -109,7 +111,7 @@ def _build(
             __referral_model__=referral,
             __bind_key__=_bind_key(referral),
         )
-    return Models(referral, response, users)
+    return Models(referral, response, users, totals.new_table(t.cast(sa.Table, sa.inspect(referral).local_table)))
 
 
 def _declared(db: SQLAlchemy, mixin: type[T], option: str) -> type[T] | None:

@@ -97,7 +97,7 @@ class TestOwnModels:
             score: Mapped[int | None]
 
         referrals = Referrals(app)
-        assert set(db.metadata.tables) == {"user", "invite", "answer"}
+        assert set(db.metadata.tables) == {"user", "invite", "answer", "invite_total"}
         with app.app_context():
             db.create_all()
             assert (referrals.Referral, referrals.ReferralResponse) == (Invite, Answer)
@@ -120,7 +120,7 @@ class TestOwnModels:
         with app.app_context():
             db.create_all()
             assert Referral.create("/").respond("CALLED").referral.__class__ is Invite
-            assert set(db.metadata.tables) == {"invite", "referral_response"}
+            assert set(db.metadata.tables) == {"invite", "referral_response", "invite_total"}
 
     def test_own_response_names_its_referral(self, new_app: NewApp) -> None:
         app, db = new_app()

@@ -11,10 +11,11 @@ from .links import list_
 from .links import show
 from .migrations import check
 from .migrations import revision
+from .rollup import rollup
 from .transfer import export
 from .transfer import import_
 
 group: AppGroup = AppGroup("referrals", short_help="Links, their responses, and the tables of both.")
 
-for _command in (create, list_, show, expire, explain, simulate, import_, export, revision, check, doctor):
+for _command in (create, list_, show, expire, explain, simulate, import_, export, rollup, revision, check, doctor):
     group.add_command(_command)
