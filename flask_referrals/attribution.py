@@ -153,7 +153,7 @@ def _touches(visitor: Visitor) -> sa.Select[t.Any]:
     touches = (
         responses_of(visitor)
         .join(referral, response.referral_id == referral.id)
-        .where(response.is_touch, sa.or_(response.ignored.is_(None), response.ignored == "repeat"))
+        .where(response.is_touch == sa.true(), sa.or_(response.ignored.is_(None), response.ignored == "repeat"))
         .where(_is_active(referral))
     )
     if visitor.user_id is not None:
@@ -180,7 +180,8 @@ def _binding(user_id: t.Any, what: t.Any) -> sa.ScalarSelect[t.Any]:
 
 
 def _is_credited(model: "type[ReferralResponseMixin]") -> sa.ColumnElement[bool]:
-    return sa.and_(model.is_touch.is_(False), model.ignored.is_(None))
+    # Compared, for no index finds what IS true or false.
+    return sa.and_(model.is_touch == sa.false(), model.ignored.is_(None))
 
 
 def _is_active(model: "type[ReferralMixin]") -> sa.ColumnElement[bool]:

@@ -92,7 +92,7 @@ def _look_up(
     if visitor and window is not None:
         parameters |= {"since": datetime.now(timezone.utc) - window, "user_id": visitor.user_id, "key": visitor.key}
         parameters = {name: value for name, value in parameters.items() if value is not None}
-    find = current_state().models.statement(_find, *parameters)
+    find = current_state().models.once(_find, *parameters)
 
     def select() -> sa.Row[t.Any] | None:
         with lock_deadline(transaction.connection, deadline):
@@ -124,6 +124,11 @@ def _find(models: Models, *parameters: str) -> sa.Select[t.Any]:
         )
     columns = (referral.id, referral.user_id, referral.redirect_to, referral.expired_at)
     return sa.select(*columns, is_repeat.label("is_repeat")).where(referral.code == sa.bindparam("code"))
+
+
+def _columns(models: Models) -> dict[str, str]:
+    """Return what the columns are called, by the attributes; a host may have renamed some."""
+    return {each.key: t.cast(str, each.columns[0].key) for each in sa.inspect(models.response).column_attrs}
 
 
 def _insert(models: Models) -> sa.Insert:
@@ -163,7 +168,9 @@ def _record(transaction: Transaction, click: Click, request: Request, deadline: 
         visitor = Visitor()
     elif click.ignored is None and not visitor:
         visitor = Visitor(key=visitors.new_key())
-    values = row_values(
+    models = current_state().models
+    columns = models.once(_columns)
+    row = row_values(
         click.referral_id,
         CLICK,
         visitor,
@@ -172,10 +179,11 @@ def _record(transaction: Transaction, click: Click, request: Request, deadline: 
         ignored=click.ignored,
         params=_campaign(request),
     )
+    values = {columns[name]: value for name, value in row.items()}
 
     def insert() -> int:
         with lock_deadline(transaction.connection, deadline), transaction.write():
-            result = transaction.connection.execute(current_state().models.statement(_insert), values)
+            result = transaction.connection.execute(models.once(_insert), values)
             (response_id,) = t.cast(t.Any, result).inserted_primary_key
         transaction.commit()
         return t.cast(int, response_id)

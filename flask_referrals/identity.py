@@ -98,6 +98,8 @@ def parse_key(model: type[t.Any], text: str) -> t.Any:
     except (ValueError, OverflowError):
         return None
     if isinstance(key, int):
+        if str(key) != text:
+            return None  # Python takes "7_0" for 70
         # PostgreSQL answers a number that is too large for the column with an error, sqlite3 one of more than 8 bytes.
         dialect = current_state().session.get_bind(sa.inspect(model)).dialect.name
         is_long = isinstance(key_type, sa.BigInteger) or dialect == "sqlite"

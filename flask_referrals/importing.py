@@ -23,6 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DataError
 from sqlalchemy.exc import IntegrityError
 
+from . import totals
 from .context import current_state
 from .creation import identity_digest
 from .dumps import CONTENT_TYPE
@@ -335,6 +336,9 @@ class _Import:
         new = {unique: values for unique, values in new.items() if unique not in old}
         if new:
             self._session.execute(sa.insert(_table(model)), list(new.values()))
+            counted = [values for values in new.values() if values["ignored"] is None]
+            changes = [(values["referral_id"], values["action"], values["created_at"]) for values in counted]
+            totals.correct(self._session, changes, 1)
         batch.counts["responses_added"] += len(new)
         batch.counts["responses_present"] += len(rows) - len(new) - len(batch.refusals)
         batch.counts["without_user"] += len(without_user & new.keys())

@@ -8,6 +8,7 @@ from flask import Flask
 from flask import current_app
 
 from . import signals
+from . import totals
 from . import visitors
 from .attribution import Visitor
 from .context import current_state
@@ -44,12 +45,21 @@ def claim(transaction: Transaction, visitor: Visitor, *, referral_id: int | None
         )
         .execution_options(synchronize_session=False)
     )
+    no_longer_counted = (
+        sa.select(response.referral_id, response.action, response.created_at)
+        .where(*unclaimed, own_link, response.ignored.is_(None))
+        .with_for_update(of=response)
+    )
     app = t.cast(Flask, unwrapped(current_app))
     won: Sequence[int] = ()
     with transaction.write():
+        transaction.begin()
         if signals.user_linked_to_response.has_receivers_for(app):
             won = session.scalars(sa.select(response.id).where(*unclaimed).with_for_update()).all()
+        own = session.execute(no_longer_counted).all()
         session.execute(update)
+        if own:
+            totals.correct(session, [(row.referral_id, row.action, row.created_at) for row in own], -1)
 
     def announce() -> None:
         linked = sa.select(response).where(response.id.in_(won)).order_by(response.created_at, response.id)

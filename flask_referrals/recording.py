@@ -15,6 +15,7 @@ from werkzeug.wrappers import Request
 from . import clients
 from . import signals
 from . import targets
+from . import totals
 from . import visitors
 from .attribution import Visitor
 from .attribution import credited
@@ -154,7 +155,7 @@ def _record(
         ignored="self" if is_own else None,
         target_type=target_type,
         target_id=target_id,
-        key=_once_key(visitor) if action.once else action.key,
+        key=once_key(visitor) if action.once else action.key,
         value=action.value,
         currency=action.currency,
     )
@@ -178,7 +179,7 @@ def _record(
     return response
 
 
-def _once_key(visitor: Visitor) -> str:
+def once_key(visitor: Visitor) -> str:
     """Return the key of what a user, or a visitor, does once; it gives neither away."""
     who = f"user {visitor.user_id}" if visitor.user_id is not None else f"visitor {visitor.key}"
     return f"once:{hashlib.sha256(who.encode()).hexdigest()}"
@@ -208,7 +209,10 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
     find = sa.select(model).where(model.action == VOID, model.key == key)
 
     def work() -> "ReferralResponseMixin":
+        counted = response.ignored is None
         record, is_new = transaction.get_or_add(find, make, attempts=1)
+        if is_new and counted:
+            totals.correct(transaction.session, [(response.referral_id, response.action, response.created_at)], -1)
         if is_new:
             signals.send_after_commit(transaction.session, signals.response_recorded, response=record)
             transaction.commit()

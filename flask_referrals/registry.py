@@ -10,6 +10,7 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.model import Model
 from sqlalchemy.orm import MappedAsDataclass
 
+from . import totals
 from .context import mappers_of
 from .exceptions import ConfigurationError
 from .models import ReferralMixin
@@ -27,19 +28,20 @@ class Models:
     referral: type[ReferralMixin]
     response: type[ReferralResponseMixin]
     user: type[t.Any] | None
-    #: Statements that are made once, by what makes them and its arguments.
-    statements: dict[t.Any, t.Any] = field(default_factory=dict, compare=False, repr=False)
+    total: sa.Table
+    #: What was made of the models, by what made it and its arguments.
+    made: dict[t.Any, t.Any] = field(default_factory=dict, compare=False, repr=False)
 
-    def statement(self, make: Callable[..., T], *arguments: t.Hashable) -> T:
-        """Return a statement that is made of these models, made when it is asked for first.
+    def once(self, make: Callable[..., T], *arguments: t.Hashable) -> T:
+        """Return what is made of these models, a statement for one; it is made when it is asked for first.
 
         :param make: makes it, given the models and the arguments.
         :param arguments: what else it depends on.
         """
         key = (make, *arguments)
-        if key not in self.statements:
-            self.statements[key] = make(self, *arguments)
-        return t.cast(T, self.statements[key])
+        if key not in self.made:
+            self.made[key] = make(self, *arguments)
+        return t.cast(T, self.made[key])
 
 
 def get_models(
@@ -109,7 +111,7 @@ def _build(
             __referral_model__=referral,
             __bind_key__=_bind_key(referral),
         )
-    return Models(referral, response, users)
+    return Models(referral, response, users, totals.new_table(t.cast(sa.Table, sa.inspect(referral).local_table)))
 
 
 def _declared(db: SQLAlchemy, mixin: type[T], option: str) -> type[T] | None:

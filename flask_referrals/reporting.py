@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from . import totals
 from .attribution import newest_first
 from .context import current_state
 from .identity import user_id
@@ -23,10 +24,9 @@ def click_count(referral_id: int) -> int:
 
     :param referral_id: the referral's key.
     """
-    state = current_state()
-    model = state.models.response
-    counted = (model.referral_id == referral_id, model.action == CLICK, model.ignored.is_(None))
-    return state.session.scalar(sa.select(sa.func.count()).select_from(model).where(*counted)) or 0
+    model = current_state().models.referral
+    clicks, _ = counts_of(sa.select(model).where(model.id == referral_id)).get(referral_id, (0, 0))
+    return clicks
 
 
 def filtered_responses(
@@ -90,13 +90,11 @@ def counts_of(links: sa.Select[t.Any]) -> dict[int, tuple[int, int]]:
     :param links: a select of referrals, with its order and limit.
     """
     state = current_state()
-    response = state.models.response
-    chosen = links.with_only_columns(state.models.referral.id).subquery()
-    is_click = sa.case((response.action == CLICK, 1), else_=0)
-    counted = (
-        sa.select(response.referral_id, sa.func.sum(is_click), sa.func.sum(1 - is_click))
-        .join(chosen, chosen.c.id == response.referral_id)
-        .where(response.ignored.is_(None))
-        .group_by(response.referral_id)
-    )
-    return {key: (int(clicks), int(actions)) for key, clicks, actions in state.session.execute(counted)}
+    models = state.models
+    counted = totals.counts(models, links.with_only_columns(models.referral.id))
+    found: dict[int, tuple[int, int]] = {}
+    for key, action, number in state.session.execute(counted, bind_arguments={"mapper": sa.inspect(models.response)}):
+        clicks, actions = found.get(key, (0, 0))
+        is_click = action == CLICK
+        found[key] = (clicks + int(number) * is_click, actions + int(number) * (not is_click))
+    return found

@@ -21,7 +21,7 @@ from .attribution import Visitor
 from .context import current_state
 from .exceptions import InvalidValueError
 from .recording import VOID
-from .recording import _once_key
+from .recording import once_key
 from .transactions import Transaction
 
 _BATCH = 1000
@@ -220,7 +220,7 @@ class _Forgetting:
     def forget_responses(self) -> int:
         responses = _responses()
         is_about = self._is_about(responses)
-        was_once = responses["key"] == _once_key(Visitor(self._user_id))
+        was_once = responses["key"] == once_key(Visitor(self._user_id))
         is_theirs = sa.or_(responses["user_id"] == self._user_id, was_once)
         visitor, values = responses["session_key"], _anonymous(responses)
 

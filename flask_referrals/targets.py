@@ -55,7 +55,7 @@ def _type_name(model: type[t.Any]) -> str:
 
 def table_name(model: type[t.Any]) -> str:
     """Return the name a model goes by when it is registered without one: that of its table."""
-    return str(sa.inspect(model).persist_selectable.name)
+    return str(t.cast(sa.Table, sa.inspect(model).base_mapper.local_table).name)
 
 
 def load(type_name: str | None, key: str | None) -> t.Any:

@@ -255,5 +255,7 @@ def test_without_a_user_model(sqlite_url: str) -> None:
 def test_command_group_has_them_all(sqlite_url: str) -> None:
     host = make_host(sqlite_url)
     output = host.app.test_cli_runner().invoke(args=["referrals", "--help"]).output
-    for command in ("create", "list", "show", "expire", "import", "export", "revision", "check", "doctor"):
+    transfer = ("import", "export", "revision", "check", "doctor", "rollup")
+    privacy = ("purge", "anonymize", "export-user", "forget-user")
+    for command in ("create", "list", "show", "expire", *transfer, *privacy):
         assert f"\n  {command} " in output

@@ -34,7 +34,7 @@ from flask_referrals import retention
 from flask_referrals import user_linked_to_response
 from flask_referrals.attribution import Visitor
 from flask_referrals.config import DEFAULTS
-from flask_referrals.recording import _once_key
+from flask_referrals.recording import once_key
 from flask_referrals.visitors import SESSION_KEY
 from tests.conftest import MakeHost
 from tests.host import BROWSER
@@ -205,7 +205,7 @@ class TestForgetUser:
             assert markers_in(caplog.text) == []
             assert counts(host) == before
             # A digest of the user is soon undone: there are not that many users.
-            once = _once_key(Visitor(key))
+            once = once_key(Visitor(key))
             assert once in text
             assert once not in dump(host)
             assert [digest in dump(host) for digest in digests].count(False) == 5
@@ -324,12 +324,12 @@ class TestForgetUser:
             targets = [(each.target_type, each.target_id) for each in host.db.session.scalars(seen)]
             assert targets == [(None, None)] * 4 + [(name, str(olga.id)), (None, None), ("product", str(key))]
 
-    def test_once_key_is_forgotten_after_the_user_is_gone(self, host: Host, story: FlaskClient, key: Any) -> None:
+    def testonce_key_is_forgotten_after_the_user_is_gone(self, host: Host, story: FlaskClient, key: Any) -> None:
         with host.app.app_context():
             host.db.session.execute(sa.update(host.referrals.ReferralResponse).values(user_id=None))
             host.db.session.commit()
             forget(host, key)
-            assert _once_key(Visitor(key)) not in dump(host)
+            assert once_key(Visitor(key)) not in dump(host)
             (joined,) = (response for response in host.responses() if response.action == "JOINED")
             assert joined.ip_address is None
 
@@ -396,7 +396,7 @@ def test_user_of_no_model_is_forgotten(directory: Host) -> None:
         assert run(host, "export-user", WORD).stderr == "Exported: 1 links, 2 responses.\n"
         assert forget(host, WORD) == "Forgotten: 1 links, 2 responses.\n"
         assert markers_in(dump(host)) == []
-        assert _once_key(Visitor(WORD)) not in dump(host)
+        assert once_key(Visitor(WORD)) not in dump(host)
         assert counts(host) == before
         assert link(host, "olgas").user_id == "olga"
 

@@ -26,6 +26,7 @@ from flask_referrals import ReferralMixin
 from flask_referrals import ReferralResponse
 from flask_referrals import ReferralResponseMixin
 from flask_referrals import Referrals
+from flask_referrals.identity import user_key
 from tests.conftest import MakeHost
 from tests.host import Host
 
@@ -97,7 +98,7 @@ class TestOwnModels:
             score: Mapped[int | None]
 
         referrals = Referrals(app)
-        assert set(db.metadata.tables) == {"user", "invite", "answer"}
+        assert set(db.metadata.tables) == {"user", "invite", "answer", "invite_total"}
         with app.app_context():
             db.create_all()
             assert (referrals.Referral, referrals.ReferralResponse) == (Invite, Answer)
@@ -120,7 +121,7 @@ class TestOwnModels:
         with app.app_context():
             db.create_all()
             assert Referral.create("/").respond("CALLED").referral.__class__ is Invite
-            assert set(db.metadata.tables) == {"invite", "referral_response"}
+            assert set(db.metadata.tables) == {"invite", "referral_response", "invite_total"}
 
     def test_own_response_names_its_referral(self, new_app: NewApp) -> None:
         app, db = new_app()
@@ -438,3 +439,59 @@ def test_parameters_are_read_as_they_were_stored(host: Host, ctx: None) -> None:
     host.db.session.commit()
     without = sa.select(ReferralResponse).where(ReferralResponse.params.is_(None))
     assert host.db.session.scalars(without).all() == [response]
+
+
+def test_column_of_another_name_is_filled_by_a_click(new_app: NewApp) -> None:
+    app, db = new_app()
+    Invite = declare_invite(db)
+
+    class Answer(ReferralResponseMixin, db.Model):  # type: ignore[name-defined, misc]
+        __tablename__ = "answer"
+        __referral_model__ = Invite
+        ip_address: Mapped[str | None] = mapped_column("address", sa.String(45))
+
+    Referrals(app)
+    with app.app_context():
+        db.create_all()
+        code = Referral.create("/").code
+        app.test_client().get(f"/referrals/{code}")
+        assert db.session.scalars(sa.select(Answer.ip_address)).all() == ["127.0.0.0"]
+
+
+def test_target_of_a_joined_subclass_is_stored_by_its_base_and_found_again(new_app: NewApp) -> None:
+    app, db = new_app()
+
+    class Thing(db.Model):  # type: ignore[name-defined, misc]
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str] = mapped_column(sa.String(10))
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "thing"}
+
+    class Book(Thing):
+        id: Mapped[int] = mapped_column(sa.ForeignKey("thing.id"), primary_key=True)
+        __mapper_args__ = {"polymorphic_identity": "book"}
+
+    Referrals(app)
+    with app.app_context():
+        db.create_all()
+        book = Book()
+        db.session.add(book)
+        link = Referral.create("/", target=book)
+        assert (link.target_type, link.target) == ("thing", book)
+
+
+def test_users_without_a_model_are_told_apart_by_case(new_app: NewApp) -> None:
+    app, db = new_app()
+    Referrals(app)
+    with app.app_context():
+        db.create_all()
+        Referral.create("/", "site").respond("CALLED", user="olga")
+        Referral.record_response("BOUGHT", user="olga")
+        assert Referral.referrer_of("Olga") is None
+        assert Referral.referrer_of("olga") is not None
+
+
+@pytest.mark.parametrize("text", ["7_0", " 70", "+70", "070", "\N{ARABIC-INDIC DIGIT SEVEN}0"])
+@pytest.mark.usefixtures("ctx")
+def test_number_that_is_written_otherwise_is_no_key(host: Host, text: str) -> None:
+    assert user_key("70") == 70
+    assert user_key(text) is None

@@ -163,7 +163,7 @@ def test_migrations_are_complete(project: Project, on_mariadb: bool, key: str, n
     *results, downgrade, upgrade, check = project.try_flask(*commands, "db downgrade", "db upgrade", "referrals check")
     assert [code for code, _ in results] == [0] * len(commands), results
     assert len(project.revisions()) == 1  # there was nothing left for the second
-    assert project.tables() == {"user", "referral", "referral_response"}
+    assert project.tables() == {"user", "referral", "referral_response", "referral_total"}
     if on_mariadb:
         # Alembic drops an index before its table, and InnoDB wants one under each foreign key.
         assert downgrade[0] == 1
@@ -200,7 +200,7 @@ def test_host_with_its_own_models(project: Project) -> None:
     project.write(USER.format(key="sa.Uuid"), MIGRATE, HOST_MODELS, naming=CONVENTION)
     project.flask("db init", "db migrate", "db upgrade", "db migrate", "referrals check")
     assert len(project.revisions()) == 1
-    assert project.tables() == {"user", "invite", "answer"}
+    assert project.tables() == {"user", "invite", "answer", "invite_total"}
     project.execute("ALTER TABLE answer DROP COLUMN score")
     assert project.try_flask("referrals check") == [(1, "Missing column: answer.score\n")]
 
@@ -251,14 +251,14 @@ class TestRevision:
         first, second = project.revisions()
         assert first.split("revision = ")[1].split()[0] == second.split("down_revision = ")[1].split()[0]
         assert second.startswith('"""welcome')
-        assert second.count("create_table") == 2
+        assert second.count("create_table") == 3
         assert "draft" not in second
 
         project.flask("db upgrade", "referrals check")
-        assert project.tables() == {"user", "referral", "referral_response"}
+        assert project.tables() == {"user", "referral", "referral_response", "referral_total"}
         # What the host left for later is still found, and our filter is gone.
         project.flask("db migrate", "db upgrade")
-        assert project.tables() == {"user", "draft", "referral", "referral_response"}
+        assert project.tables() == {"user", "draft", "referral", "referral_response", "referral_total"}
 
     def test_filter_is_taken_back_within_the_process(self, project: Project) -> None:
         project.write(*self.OPTIONS)
@@ -440,6 +440,13 @@ COLUMNS = {
         "params": (True, ("JSON",) * 3),
         "created_at": (False, TIME_TYPE),
     },
+    "referral_total": {
+        "id": (False, KEY_TYPE),
+        "referral_id": (True, KEY_TYPE),
+        "action": (False, exact(128)),
+        "day": (False, TIME_TYPE),
+        "count": (False, KEY_TYPE),
+    },
 }
 INDEXES = {
     "referral": {
@@ -455,6 +462,11 @@ INDEXES = {
         "ix_referral_response_session_key (session_key, created_at, id)",
         "ix_referral_response_user_id (user_id, is_touch, created_at, id)",
         "ix_referral_response_referral_id (referral_id, created_at, id)",
+        "ix_referral_response_created_at (created_at)",
+    },
+    "referral_total": {
+        "referral_id -> referral.id CASCADE",
+        "ix_referral_total_referral_id (referral_id, action, day)",
     },
 }
 

@@ -15,6 +15,7 @@ from .privacy import anonymize
 from .privacy import export_user
 from .privacy import forget_user
 from .privacy import purge
+from .rollup import rollup
 from .transfer import export
 from .transfer import import_
 
@@ -33,6 +34,7 @@ for _command in (
     anonymize,
     export_user,
     forget_user,
+    rollup,
     revision,
     check,
     doctor,

@@ -1,4 +1,4 @@
-"""``flask referrals revision`` and ``check``: our two tables in the host's migrations."""
+"""``flask referrals revision`` and ``check``: our tables in the host's migrations."""
 
 import typing as t
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from ..context import current_state
 @click.option("-m", "--message", default="referrals", show_default=True, help="What the revision is about.")
 @with_appcontext
 def revision(message: str) -> None:
-    """Write a revision of the two tables alone into the app's migrations.
+    """Write a revision of our tables alone into the app's migrations.
 
     Nothing is written when there is nothing to do. Apply it with 'flask db upgrade'.
     """
@@ -47,7 +47,7 @@ def revision(message: str) -> None:
 @with_appcontext
 @click.pass_context
 def check(ctx: click.Context) -> None:
-    """Compare the two tables in the database with the models; fail if they differ."""
+    """Compare our tables in the database with the models; fail if they differ."""
     differences = differences_of_tables()
     for difference in differences:
         click.echo(in_words(difference))
@@ -58,7 +58,8 @@ def check(ctx: click.Context) -> None:
 
 def _tables() -> list[sa.Table]:
     models = current_state().models
-    return [t.cast(sa.Table, sa.inspect(model).local_table) for model in (models.referral, models.response)]
+    mapped = [t.cast(sa.Table, sa.inspect(model).local_table) for model in (models.referral, models.response)]
+    return [*mapped, models.total]
 
 
 def _only_ours(include: t.Any = None) -> t.Any:
@@ -90,7 +91,7 @@ def _our_tables_only() -> Iterator[t.Any]:
 
 
 def differences_of_tables() -> list[t.Any]:
-    """Return how the two tables in the database differ from the models, as Alembic says it."""
+    """Return how our tables in the database differ from the models, as Alembic says it."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 

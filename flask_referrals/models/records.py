@@ -1,4 +1,4 @@
-"""What both tables have in common: the types of columns, times in UTC, the user, and the object they are about."""
+"""What both tables have in common: times in UTC, the user, and the object they are about."""
 
 import typing as t
 from datetime import datetime
@@ -6,7 +6,6 @@ from datetime import timezone
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import attributes
 from sqlalchemy.orm import backref
@@ -15,23 +14,14 @@ from sqlalchemy.orm import foreign
 from sqlalchemy.orm import mapped_column
 from sqlalchemy.orm import relationship
 from sqlalchemy.orm import validates
-from sqlalchemy.types import TypeEngine
 
 from .. import targets
+from ..columns import KEY
+from ..columns import TIME
+from ..columns import exact
 from ..exceptions import InvalidValueError
 from ..identity import MAX_USER_ID
 from ..times import as_utc
-
-# Stock types only: a type of ours would be a name that the host's revision files do not import.
-KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
-# SQLite has no decimals: a float of 14 digits gives back what was put in.
-MONEY = sa.Numeric(14, 4).with_variant(sa.Float(asdecimal=True, decimal_return_scale=4), "sqlite")
-
-
-def exact(length: int) -> TypeEngine[str]:
-    """A text compared byte for byte; MariaDB takes 'a' and 'A' for one unless told otherwise."""
-    return sa.String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
 
 
 def now() -> datetime:
@@ -65,7 +55,7 @@ class RecordMixin:
     def user_id(cls) -> Mapped[t.Any]:
         """The user's key, of the type it has in the host's user model."""
         if cls.__user_model__ is None:
-            return mapped_column(sa.String(MAX_USER_ID), nullable=True, sort_order=-1)
+            return mapped_column(exact(MAX_USER_ID), nullable=True, sort_order=-1)
         (key,) = sa.inspect(cls.__user_model__).primary_key
         if key.table.metadata is not cls.metadata:  # in another database, where no foreign key leads
             return mapped_column(key.type, nullable=True, sort_order=-1)

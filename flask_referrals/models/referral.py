@@ -22,14 +22,15 @@ from .. import explaining
 from .. import joining
 from .. import recording
 from .. import reporting
+from .. import totals
 from .. import urls
 from .. import visitors
+from ..columns import TIME
+from ..columns import exact
 from ..context import current_state
 from ..identity import user_id as id_of_user
 from ..transactions import Transaction
-from .records import TIME
 from .records import RecordMixin
-from .records import exact
 from .records import now
 from .records import to_utc
 
@@ -283,4 +284,6 @@ class ReferralMixin(RecordMixin):
 def _delete_responses(mapper: Mapper[t.Any], connection: sa.Connection, referral: ReferralMixin) -> None:
     """Do what ON DELETE CASCADE does, for SQLite enforces foreign keys only when the host asks for it."""
     responses = t.cast(sa.Table, mapper.relationships["responses"].mapper.local_table)
-    connection.execute(sa.delete(responses).where(responses.c.referral_id == referral.id))
+    total = totals.table_of(t.cast(sa.Table, mapper.local_table))
+    for table in (responses, total):
+        connection.execute(sa.delete(table).where(table.c.referral_id == referral.id))

@@ -12,9 +12,9 @@ from sqlalchemy.orm import relationship
 
 from .. import attribution
 from .. import recording
-from .records import MONEY
+from ..columns import MONEY
+from ..columns import exact
 from .records import RecordMixin
-from .records import exact
 
 
 class ReferralResponseMixin(RecordMixin):
@@ -61,6 +61,7 @@ class ReferralResponseMixin(RecordMixin):
             sa.Index(None, "session_key", "created_at", "id"),
             sa.Index(None, "user_id", "is_touch", "created_at", "id"),
             sa.Index(None, "referral_id", "created_at", "id"),
+            sa.Index(None, "created_at"),
             RecordMixin.__table_args__,
         )
 

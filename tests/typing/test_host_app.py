@@ -35,6 +35,7 @@ def test_every_attribute(cls: type) -> None:
         (Referrals, {"app"}),
         (Referrals.init_app, {"app"}),
         (Referrals.link_user, {"user"}),
+        (Referrals.forget_user, {"user"}),
         (Referrals.register_target, {"model"}),
         (ReferralMixin.create, {"redirect_to", "user", "label", "target"}),
         (ReferralMixin.record_response, {"action"}),

@@ -196,6 +196,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("referral_response", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_referral_response_created_at"), ["created_at"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_referral_response_referral_id"), ["referral_id", "created_at", "id"], unique=False
         )
@@ -204,6 +205,34 @@ def upgrade() -> None:
         )
         batch_op.create_index(
             batch_op.f("ix_referral_response_user_id"), ["user_id", "is_touch", "created_at", "id"], unique=False
+        )
+
+    op.create_table(
+        "referral_total",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("referral_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=True),
+        sa.Column(
+            "action",
+            sa.String(length=128)
+            .with_variant(mysql.VARCHAR(collation="utf8mb4_bin", length=128), "mariadb")
+            .with_variant(mysql.VARCHAR(collation="utf8mb4_bin", length=128), "mysql"),
+            nullable=False,
+        ),
+        sa.Column(
+            "day",
+            sa.DateTime(timezone=True)
+            .with_variant(mysql.DATETIME(fsp=6), "mariadb")
+            .with_variant(mysql.DATETIME(fsp=6), "mysql"),
+            nullable=False,
+        ),
+        sa.Column("count", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.ForeignKeyConstraint(["referral_id"], ["referral.id"], ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id"),
+        sqlite_autoincrement=True,
+    )
+    with op.batch_alter_table("referral_total", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_referral_total_referral_id"), ["referral_id", "action", "day"], unique=False
         )
 
     op.create_table(
@@ -220,6 +249,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     # The indexes go with their tables: MariaDB drops none that a foreign key still needs.
     op.drop_table("welcome_link")
+    op.drop_table("referral_total")
     op.drop_table("referral_response")
     op.drop_table("referral")
     op.drop_table("order")

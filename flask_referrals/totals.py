@@ -1,0 +1,185 @@
+"""How many responses count: rolled up for the days that are over, counted for those since.
+
+A day is rolled up once, by ``flask referrals rollup``. Rows of the table are added and never changed, so that nobody
+waits for a counter; what changes in a day that is rolled up already adds a row that corrects it. One row is the
+bookmark: all days before its own are rolled up. Who rolls up locks it, and so does who corrects: no change falls
+between the two.
+"""
+
+import typing as t
+from collections import Counter
+from collections.abc import Callable
+from collections.abc import Iterable
+from datetime import datetime
+from datetime import timedelta
+from datetime import timezone
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from .columns import KEY
+from .columns import TIME
+from .columns import exact
+from .context import current_state
+from .times import as_utc
+from .transactions import Transaction
+
+if t.TYPE_CHECKING:
+    from .registry import Models
+
+_DAY = timedelta(days=1)
+#: How long after midnight a day is over: what was recorded before it is durable then.
+_MARGIN = timedelta(hours=1)
+_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
+#: The key of the bookmark, which no sequence reaches.
+_BOOKMARK = -1
+
+#: A response that counts, or no longer does: its referral's key, its action, its time.
+Counted = tuple[int, str, datetime]
+
+
+def new_table(referrals: sa.Table) -> sa.Table:
+    """Declare the table of totals beside that of the referrals."""
+    return sa.Table(
+        _name(referrals),
+        referrals.metadata,
+        sa.Column("id", KEY, primary_key=True),
+        sa.Column("referral_id", sa.ForeignKey(referrals.c.id, ondelete="CASCADE")),
+        sa.Column("action", exact(128), nullable=False),
+        sa.Column("day", TIME, nullable=False),
+        sa.Column("count", KEY, nullable=False),
+        sa.Index(None, "referral_id", "action", "day"),
+        schema=referrals.schema,
+        sqlite_autoincrement=True,
+    )
+
+
+def table_of(referrals: sa.Table) -> sa.Table:
+    """Return the table of totals that belongs to a table of referrals."""
+    key = _name(referrals) if referrals.schema is None else f"{referrals.schema}.{_name(referrals)}"
+    return referrals.metadata.tables[key]
+
+
+def _name(referrals: sa.Table) -> str:
+    return f"{referrals.name}_total"
+
+
+def counts(models: "Models", links: sa.Select[t.Any]) -> sa.Select[t.Any]:
+    """Select referral, action and number of the responses that count, in a few rows for each.
+
+    :param models: the models of a database.
+    :param links: selects the keys of the referrals.
+    """
+    total, response = models.total, models.response
+    bookmark = sa.select(total.c.day).where(total.c.id == _BOOKMARK).scalar_subquery()
+    since = sa.func.coalesce(bookmark, sa.literal(_NEVER, TIME))
+    chosen = links.subquery()
+    rolled_up = (
+        sa.select(total.c.referral_id, total.c.action, sa.func.sum(total.c.count).label("number"))
+        .join(chosen, chosen.c.id == total.c.referral_id)
+        .where(total.c.day < since)
+        .group_by(total.c.referral_id, total.c.action)
+    )
+    counted_since = (
+        sa.select(response.referral_id, response.action, sa.func.count().label("number"))
+        .join(chosen, chosen.c.id == response.referral_id)
+        .where(response.created_at >= since, response.ignored.is_(None))
+        .group_by(response.referral_id, response.action)
+    )
+    return sa.union_all(rolled_up, counted_since).subquery().select()
+
+
+def correct(session: Session, changes: Iterable[Counted], by: int) -> None:
+    """Say that responses of days that are rolled up have come to count, or count no longer.
+
+    :param session: the host's session, in which the change was made.
+    :param changes: the responses; those of later days are left alone.
+    :param by: 1 or -1.
+    """
+    total = current_state().models.total
+    bookmark = sa.select(total.c.day).where(total.c.id == _BOOKMARK).with_for_update(read=True)
+    until = session.scalar(bookmark, bind_arguments=_bind())
+    if until is None:
+        return
+    of_days = Counter(
+        (referral_id, action, _midnight(time)) for referral_id, action, time in changes if as_utc(time) < as_utc(until)
+    )
+    if of_days:
+        rows = [
+            {"referral_id": referral_id, "action": action, "day": day, "count": by * number}
+            for (referral_id, action, day), number in of_days.items()
+        ]
+        session.execute(sa.insert(total), rows, bind_arguments=_bind())
+
+
+def roll_up(progress: Callable[[int], None]) -> int:
+    """Roll up every day that is over, each in a transaction of its own.
+
+    :param progress: called with the number of days that are done, then once for each.
+    :return: how many days were rolled up.
+    """
+    session = current_state().session
+    days = 0
+    while _roll_up_a_day(session):
+        days += 1
+        progress(1)
+    return days
+
+
+def days_to_roll_up() -> int:
+    """Return how many days are over and not rolled up."""
+    start = _first_day(current_state().session)
+    return max(0, (_over() - start).days) if start is not None else 0
+
+
+def _roll_up_a_day(session: Session) -> bool:
+    models = current_state().models
+    total, response = models.total, models.response
+    transaction = Transaction(session, response, commit=True)
+
+    def work() -> bool:
+        with transaction.write():
+            transaction.begin()
+            bookmark = sa.select(total.c.day).where(total.c.id == _BOOKMARK).with_for_update()
+            until = session.scalar(bookmark, bind_arguments=_bind())
+            day = as_utc(until) if until is not None else _first_day(session)
+            if day is None or day >= _over():
+                return False
+            responses = (
+                sa.select(response.referral_id, response.action, sa.literal(day, TIME), sa.func.count())
+                .where(response.created_at >= day, response.created_at < day + _DAY, response.ignored.is_(None))
+                .group_by(response.referral_id, response.action)
+            )
+            columns = ["referral_id", "action", "day", "count"]
+            session.execute(sa.insert(total).from_select(columns, responses), bind_arguments=_bind())
+            moved: sa.Executable = sa.update(total).where(total.c.id == _BOOKMARK).values(day=day + _DAY)
+            if until is None:
+                moved = sa.insert(total).values(id=_BOOKMARK, action="", day=day + _DAY, count=0)
+            session.execute(moved, bind_arguments=_bind())
+        transaction.commit()
+        return True
+
+    return transaction.run(work)
+
+
+def _first_day(session: Session) -> datetime | None:
+    models = current_state().models
+    bookmark = sa.select(models.total.c.day).where(models.total.c.id == _BOOKMARK)
+    until = session.scalar(bookmark, bind_arguments=_bind())
+    if until is not None:
+        return as_utc(until)
+    oldest = session.scalar(sa.select(sa.func.min(models.response.created_at)))
+    return _midnight(oldest) if oldest is not None else None
+
+
+def _over() -> datetime:
+    return _midnight(datetime.now(timezone.utc) - _MARGIN)
+
+
+def _midnight(time: datetime) -> datetime:
+    return as_utc(time).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _bind() -> dict[str, t.Any]:
+    """Send what is about the table alone to the database of the models."""
+    return {"mapper": sa.inspect(current_state().models.response)}
