@@ -197,5 +197,6 @@ def _record(transaction: Transaction, click: Click, request: Request, deadline: 
 def _campaign(request: Request) -> dict[str, str] | None:
     """Return the marks that ``REFERRALS_CAMPAIGN_PARAMS`` lets a link carry, at most 100 characters each."""
     names = current_app.config["REFERRALS_CAMPAIGN_PARAMS"]
-    marks = {name: clients.storable(request.args[name], _MAX_MARK) for name in names if request.args.get(name)}
+    arguments = clients.arguments(request)
+    marks = {name: clients.storable(arguments[name], _MAX_MARK) for name in names if arguments.get(name)}
     return marks or None

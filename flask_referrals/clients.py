@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from flask import current_app
 from itsdangerous import Signer
+from werkzeug.datastructures import MultiDict
 from werkzeug.wrappers import Request
 
 from .agents import is_bot
@@ -69,6 +70,14 @@ def lacks_consent(request: Request) -> str | None:
     except Exception:
         log_failure("It could not be told whether a visitor consents; taken for a no.")
         return "no-consent"
+
+
+def arguments(request: Request) -> MultiDict[str, str]:
+    """Return the query's arguments; there are none in a query of bytes that are no UTF-8, which some servers let in."""
+    try:
+        return request.args
+    except UnicodeDecodeError:
+        return MultiDict()
 
 
 def storable(text: str, length: int) -> str:

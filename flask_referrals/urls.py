@@ -12,6 +12,7 @@ from flask import request
 from flask import url_for
 from werkzeug.routing import BuildError
 
+from . import clients
 from .config import as_words
 from .exceptions import ConfigurationError
 from .redirects import parse_host_pattern
@@ -88,11 +89,12 @@ def location_of(request: Request, stored: str | None) -> str:
     """
     config = current_app.config
     redirect_param = config["REFERRALS_REDIRECT_PARAM"]
-    candidates = (request.args.get(redirect_param), stored, config["REFERRALS_FALLBACK_URL"])
+    arguments = clients.arguments(request)
+    candidates = (arguments.get(redirect_param), stored, config["REFERRALS_FALLBACK_URL"])
     location = next(filter(None, map(target_location, candidates)), "/")
     if config["REFERRALS_FORWARD_QUERY"]:
         ours = {redirect_param, *as_words(config["REFERRALS_QUERY_PARAM"])}
-        location = _with_query(location, [pair for pair in request.args.items(multi=True) if pair[0] not in ours])
+        location = _with_query(location, [pair for pair in arguments.items(multi=True) if pair[0] not in ours])
     return location
 
 

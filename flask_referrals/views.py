@@ -34,7 +34,7 @@ blueprint: Blueprint = Blueprint("referrals", __name__, template_folder="templat
 blueprint.cli = cli.group
 
 #: The most a request for a link may send, in bytes.
-_MAX_BODY = 16 * 1024
+_MAX_BODY = 32 * 1024
 
 #: After how many seconds a link may be tried again that the database could not take.
 _RETRY_AFTER = 10
@@ -66,7 +66,8 @@ def follow_from_query() -> None:
     if not request.query_string or request.method != "GET" or request.endpoint is None:
         return
     names = config.as_words(current_app.config["REFERRALS_QUERY_PARAM"])
-    code = next((request.args[name] for name in names if name in request.args), "")
+    arguments = clients.arguments(request)
+    code = next((arguments[name] for name in names if name in arguments), "")
     is_page = request.blueprint != blueprint.name and request.endpoint.rpartition(".")[2] != "static"
     if not is_page or not CODE.fullmatch(code) or clients.is_prefetch(request):
         return

@@ -273,6 +273,17 @@ def test_consent_that_fails_is_a_no(
 class TestBrokenBookkeeping:
     """A visitor who follows a living link always arrives."""
 
+    @pytest.mark.parametrize("setting", [{}, {"REFERRALS_QUERY_PARAM": "ref"}])
+    def test_query_of_bytes_that_are_no_text_is_none(self, new_host: MakeHost, setting: dict[str, str]) -> None:
+        host = new_host(**setting)
+        with host.app.app_context():
+            code = Referral.create("/welcome").code
+        raw = {"QUERY_STRING": "a=\xff"}
+        assert host.client().get(f"/referrals/{code}", environ_overrides=raw).headers["Location"] == "/welcome"
+        assert host.client().get("/", environ_overrides=raw).status_code == 200
+        with host.app.app_context():
+            assert len(host.responses()) == 1
+
     def test_click_that_cannot_be_written_leads_on(
         self, host: Host, client: FlaskClient, code: str, caplog: pytest.LogCaptureFixture
     ) -> None:

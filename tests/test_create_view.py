@@ -209,7 +209,7 @@ class TestRefusal(OnSQLite):
 
     @pytest.mark.parametrize("kind", ["json", "data"])
     def test_large_body_is_refused(self, host: Host, member: FlaskClient, kind: str) -> None:
-        fields = {"redirect_to": "/tea", "more": "x" * 16 * 1024}
+        fields = {"redirect_to": "/tea", "more": "x" * 32 * 1024}
         assert_refused(host, member.post("/referrals/", **{kind: fields}), 413)
 
     def test_form_of_many_fields_is_refused(self, host: Host, member: FlaskClient) -> None:
