@@ -165,3 +165,15 @@ def test_two_that_roll_up_at_once_count_each_day_once(host: Host, code: str) -> 
         in_parallel([run] * 4)
         assert count(host, code) == 5
         assert sum(row.count for row in stored(host)) == 5
+
+
+@time_machine.travel(NOON, tick=False)
+def test_purged_responses_of_days_that_are_rolled_up_stay_counted(
+    host: Host, code: str, rollup: Callable[[], str]
+) -> None:
+    rollup()
+    arguments = ["referrals", "purge", "--older-than", "2", "--yes"]
+    host.app.test_cli_runner().invoke(args=arguments, catch_exceptions=False)
+    with host.app.app_context():
+        assert len(host.responses()) < 5
+    assert count(host, code) == 5
