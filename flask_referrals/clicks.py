@@ -117,8 +117,10 @@ def _find(models: Models, *parameters: str) -> sa.Select[t.Any]:
         who: t.Any = {name: sa.bindparam(name) for name in ("user_id", "key") if name in parameters}
         is_repeat = sa.exists().where(
             made_by(Visitor(**who), response),
-            response.referral_id == referral.id,
+            response.is_touch == sa.true(),
             response.created_at > sa.bindparam("since"),
+            # In this form the link's index is no answer: a busy link's would have everybody's late clicks read.
+            sa.func.coalesce(response.referral_id, 0) == referral.id,
             response.action == CLICK,
             response.ignored.is_(None),
         )

@@ -21,6 +21,7 @@ from .failures import log_failure
 #: The longest stored values, in characters.
 MAX_REFERRER = 1024
 MAX_AGENT = 255
+MAX_REASON = 20
 
 _PURPOSE_HEADERS = ("Sec-Purpose", "Purpose", "X-Purpose", "X-Sec-Purpose", "X-Moz")
 
@@ -51,7 +52,8 @@ def not_a_click(request: Request) -> str | None:
     if _is_internal(request):
         return "internal"
     classifier = current_state().extension.hooks.classifier
-    return classifier(request) if classifier is not None else None
+    reason = classifier(request) if classifier is not None else None
+    return storable(str(reason), MAX_REASON) if reason else None
 
 
 def _is_internal(request: Request) -> bool:
@@ -135,11 +137,11 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def parse_address(text: str) -> IPAddress:
-    """Read an address; an IPv4 one that is written as IPv6 is the IPv4 one.
+    """Read an address; an IPv4 one that is written as IPv6 is the IPv4 one, and a zone, which is the server's, is cut.
 
     :raises ValueError: it is no address.
     """
-    address = ipaddress.ip_address(text)
+    address = ipaddress.ip_address(text.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address
 
 

@@ -18,6 +18,9 @@ from .identity import user_id
 from .transactions import Transaction
 from .transactions import after_commit
 
+#: How many responses are loaded at once; PostgreSQL takes 65,535 parameters at most.
+_PAGE = 1000
+
 
 def claim(transaction: Transaction, visitor: Visitor, *, referral_id: int | None = None) -> None:
     """Give a user the responses that nobody has claimed, in one UPDATE: the first claim wins.
@@ -55,16 +58,18 @@ def claim(transaction: Transaction, visitor: Visitor, *, referral_id: int | None
     with transaction.write():
         transaction.begin()
         if signals.user_linked_to_response.has_receivers_for(app):
-            won = session.scalars(sa.select(response.id).where(*unclaimed).with_for_update()).all()
+            oldest_first = sa.select(response.id).where(*unclaimed).order_by(response.created_at, response.id)
+            won = session.scalars(oldest_first.with_for_update()).all()
         own = session.execute(no_longer_counted).all()
         session.execute(update)
         if own:
             totals.correct(session, [(row.referral_id, row.action, row.created_at) for row in own], -1)
 
     def announce() -> None:
-        linked = sa.select(response).where(response.id.in_(won)).order_by(response.created_at, response.id)
-        for each in session.scalars(linked).all():
-            signals.send(signals.user_linked_to_response, app, response=each)
+        for start in range(0, len(won), _PAGE):
+            page = sa.select(response).where(response.id.in_(won[start : start + _PAGE]))
+            for each in session.scalars(page.order_by(response.created_at, response.id)).all():
+                signals.send(signals.user_linked_to_response, app, response=each)
 
     if won:
         after_commit(session, announce)

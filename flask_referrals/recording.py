@@ -194,6 +194,9 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
 
     def make() -> "ReferralResponseMixin":
         params = {"response": response.id, "reason": reason, "ignored": response.ignored}
+        transaction.begin()
+        if response.ignored is None:
+            totals.correct(transaction.session, [(response.referral_id, response.action, response.created_at)], -1)
         response.ignored = "void"
         return model(
             referral_id=response.referral_id,
@@ -209,10 +212,7 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
     find = sa.select(model).where(model.action == VOID, model.key == key)
 
     def work() -> "ReferralResponseMixin":
-        counted = response.ignored is None
         record, is_new = transaction.get_or_add(find, make, attempts=1)
-        if is_new and counted:
-            totals.correct(transaction.session, [(response.referral_id, response.action, response.created_at)], -1)
         if is_new:
             signals.send_after_commit(transaction.session, signals.response_recorded, response=record)
             transaction.commit()

@@ -48,10 +48,12 @@ def filtered_responses(
         owner = user_id(user)
         if owner is None:
             return []
-        found = found.join(link, response.referral_id == link.id).where(link.user_id == owner)
-        found = found.options(sa.orm.contains_eager(response.referral))
         if limit is not None and narrow is None:
             found = found.where(response.id.in_(_newest_ids(owner, limit)))
+            found = found.options(sa.orm.selectinload(response.referral))
+        else:
+            found = found.join(link, response.referral_id == link.id).where(link.user_id == owner)
+            found = found.options(sa.orm.contains_eager(response.referral))
     found = found.limit(limit)
     if narrow is not None:
         found = narrow(found, user=user, referral=referral)

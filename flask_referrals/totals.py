@@ -1,14 +1,13 @@
 """How many responses count: rolled up for the days that are over, counted for those since.
 
-A day is rolled up once, by ``flask referrals rollup``. Rows of the table are added and never changed, so that nobody
-waits for a counter; what changes in a day that is rolled up already adds a row that corrects it. One row is the
-bookmark: all days before its own are rolled up. Who rolls up locks it, and so does who corrects: no change falls
+The days since the last time are rolled up by ``flask referrals rollup``. Rows of the table are added and never changed,
+so that nobody waits for a counter; what changes in a day that is rolled up already adds a row that corrects it. One row
+is the bookmark: all days before its own are rolled up. Who rolls up locks it, and so does who corrects: no change falls
 between the two.
 """
 
 import typing as t
 from collections import Counter
-from collections.abc import Callable
 from collections.abc import Iterable
 from datetime import datetime
 from datetime import timedelta
@@ -33,6 +32,8 @@ _MARGIN = timedelta(hours=1)
 _NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: The key of the bookmark, which no sequence reaches.
 _BOOKMARK = -1
+
+_PAGE = 1000
 
 #: A response that counts, or no longer does: its referral's key, its action, its time.
 Counted = tuple[int, str, datetime]
@@ -112,64 +113,42 @@ def correct(session: Session, changes: Iterable[Counted], by: int) -> None:
         session.execute(sa.insert(total), rows, bind_arguments=_bind())
 
 
-def roll_up(progress: Callable[[int], None]) -> int:
-    """Roll up every day that is over, each in a transaction of its own.
+def roll_up() -> int:
+    """Count the responses of the days that are over since the last time, in one transaction and one pass.
 
-    :param progress: called with the number of days that are done, then once for each.
     :return: how many days were rolled up.
     """
-    session = current_state().session
-    days = 0
-    while _roll_up_a_day(session):
-        days += 1
-        progress(1)
-    return days
-
-
-def days_to_roll_up() -> int:
-    """Return how many days are over and not rolled up."""
-    start = _first_day(current_state().session)
-    return max(0, (_over() - start).days) if start is not None else 0
-
-
-def _roll_up_a_day(session: Session) -> bool:
     models = current_state().models
     total, response = models.total, models.response
+    session = current_state().session
     transaction = Transaction(session, response, commit=True)
 
-    def work() -> bool:
+    def work() -> int:
         with transaction.write():
             transaction.begin()
             bookmark = sa.select(total.c.day).where(total.c.id == _BOOKMARK).with_for_update()
             until = session.scalar(bookmark, bind_arguments=_bind())
-            day = as_utc(until) if until is not None else _first_day(session)
-            if day is None or day >= _over():
-                return False
-            responses = (
-                sa.select(response.referral_id, response.action, sa.literal(day, TIME), sa.func.count())
-                .where(response.created_at >= day, response.created_at < day + _DAY, response.ignored.is_(None))
+            oldest = until or session.scalar(sa.select(sa.func.min(response.created_at)))
+            start, end = _midnight(oldest) if oldest is not None else _over(), _over()
+            if start >= end:
+                return 0
+            # Not by INSERT … SELECT, for which MariaDB locks all that it reads.
+            counted = session.execute(
+                sa.select(response.referral_id, response.action, sa.func.count().label("count"))
+                .where(response.created_at >= start, response.created_at < end, response.ignored.is_(None))
                 .group_by(response.referral_id, response.action)
             )
-            columns = ["referral_id", "action", "day", "count"]
-            session.execute(sa.insert(total).from_select(columns, responses), bind_arguments=_bind())
-            moved: sa.Executable = sa.update(total).where(total.c.id == _BOOKMARK).values(day=day + _DAY)
+            for rows in counted.mappings().partitions(_PAGE):
+                facts = [{**row, "day": end - _DAY} for row in rows]
+                session.execute(sa.insert(total), facts, bind_arguments=_bind())
+            moved: sa.Executable = sa.update(total).where(total.c.id == _BOOKMARK).values(day=end)
             if until is None:
-                moved = sa.insert(total).values(id=_BOOKMARK, action="", day=day + _DAY, count=0)
+                moved = sa.insert(total).values(id=_BOOKMARK, action="", day=end, count=0)
             session.execute(moved, bind_arguments=_bind())
         transaction.commit()
-        return True
+        return (end - start).days
 
     return transaction.run(work)
-
-
-def _first_day(session: Session) -> datetime | None:
-    models = current_state().models
-    bookmark = sa.select(models.total.c.day).where(models.total.c.id == _BOOKMARK)
-    until = session.scalar(bookmark, bind_arguments=_bind())
-    if until is not None:
-        return as_utc(until)
-    oldest = session.scalar(sa.select(sa.func.min(models.response.created_at)))
-    return _midnight(oldest) if oldest is not None else None
 
 
 def _over() -> datetime:

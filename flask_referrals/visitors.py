@@ -106,10 +106,12 @@ def get_key(request: Request | None) -> str | None:
 
 def set_key(key: str) -> None:
     """Keep a key for the visitor of the current request, unless the app has no sessions."""
+    if isinstance(flask.session, NullSession):
+        return
     token = _signer().sign(key).decode()
     if current_app.config["REFERRALS_COOKIE"] is not None:
         _send_cookie(token)
-    elif not isinstance(flask.session, NullSession):
+    else:
         flask.session[SESSION_KEY] = token
 
 

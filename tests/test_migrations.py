@@ -462,7 +462,6 @@ INDEXES = {
         "ix_referral_response_session_key (session_key, created_at, id)",
         "ix_referral_response_user_id (user_id, is_touch, created_at, id)",
         "ix_referral_response_referral_id (referral_id, created_at, id)",
-        "ix_referral_response_created_at (created_at)",
     },
     "referral_total": {
         "referral_id -> referral.id CASCADE",

@@ -16,7 +16,7 @@ from flask_referrals import Referral
 from flask_referrals import totals
 from tests.host import Host
 
-LINKS = 500
+LINKS = 5_000
 #: Responses; each fifth is one to the busy link, each seventh the busy user's.
 RESPONSES = 20_000
 
@@ -63,7 +63,7 @@ def full(host: Host) -> Host:
         analyze = {"postgresql": "ANALYZE", "sqlite": "ANALYZE"}.get(
             host.db.engine.dialect.name, "ANALYZE TABLE referral, referral_response, user"
         )
-        totals.roll_up(lambda days: None)
+        totals.roll_up()
         host.db.session.remove()
         with host.db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql(analyze)

@@ -25,6 +25,7 @@ from .. import reporting
 from .. import totals
 from .. import urls
 from .. import visitors
+from ..clients import storable
 from ..columns import TIME
 from ..columns import exact
 from ..context import current_state
@@ -247,6 +248,8 @@ class ReferralMixin(RecordMixin):
         state = current_state()
         transaction = Transaction(state.session, state.models.response, commit=commit)
         visitor = attribution.Visitor(id_of_user(user), session_key)
+        if session_key != storable(session_key, 43):
+            return  # no visitor has it
         referral_id = self.id
 
         def work() -> None:

@@ -61,7 +61,6 @@ class ReferralResponseMixin(RecordMixin):
             sa.Index(None, "session_key", "created_at", "id"),
             sa.Index(None, "user_id", "is_touch", "created_at", "id"),
             sa.Index(None, "referral_id", "created_at", "id"),
-            sa.Index(None, "created_at"),
             RecordMixin.__table_args__,
         )
 

@@ -196,7 +196,6 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("referral_response", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_referral_response_created_at"), ["created_at"], unique=False)
         batch_op.create_index(
             batch_op.f("ix_referral_response_referral_id"), ["referral_id", "created_at", "id"], unique=False
         )
