@@ -1,0 +1,1 @@
+"""How fast it is, and how well it judges: each module is a command."""
