@@ -59,7 +59,7 @@ def follow(code: str, request: Request) -> str | None:
     state = current_state()
     session = state.session
     own = not session.in_transaction()
-    visitor, reason = _who(request)
+    visitor, reason = _who(request, Transaction(session, state.models.response, commit=True))
     patience = config.duration("REFERRALS_LOCK_TIMEOUT")
     deadline = math.inf if patience is None else time.monotonic() + patience.total_seconds()
     with core_transaction(session, state.models.response, own=own) as transaction:
@@ -70,16 +70,23 @@ def follow(code: str, request: Request) -> str | None:
                 response_id = _record(transaction, click, request, deadline)
             except Exception:
                 log_failure("A click on the link %r could not be recorded.", code)
+                transaction.recover()
     app = t.cast(Flask, unwrapped(current_app))
     if response_id is not None and signals.response_recorded.has_receivers_for(app):
-        signals.send(signals.response_recorded, app, response=session.get(state.models.response, response_id))
+        try:
+            response = session.get(state.models.response, response_id)
+        except Exception:
+            log_failure("A click on the link %r could not be announced.", code)
+            session.rollback()
+        else:
+            signals.send(signals.response_recorded, app, response=response)
     return click.redirect_to if click is not None else None
 
 
 def look_up(code: str, request: Request) -> Click | None:
     """Tell what a click on a link would be, and write nothing; the parameters are those of :func:`follow`."""
     state = current_state()
-    visitor, reason = _who(request)
+    visitor, reason = _who(request, Transaction(state.session, state.models.response, commit=True))
     with core_transaction(state.session, state.models.response, own=False) as transaction:
         return _look_up(transaction, code, visitor, reason, math.inf)
 
@@ -95,10 +102,14 @@ def _look_up(
     find = current_state().models.once(_find, *parameters)
 
     def select() -> sa.Row[t.Any] | None:
-        with lock_deadline(transaction.connection, deadline):
+        with transaction.read(), lock_deadline(transaction.connection, deadline):
             return transaction.connection.execute(find, parameters).one_or_none()
 
-    link = transaction.run(select)
+    try:
+        link = transaction.run(select)
+    except Exception:
+        transaction.recover()
+        raise
     if link is None:
         return None
     if ignored is None and visitor.user_id is not None and visitor.user_id == link.user_id:
@@ -137,12 +148,12 @@ def _insert(models: Models) -> sa.Insert:
     return sa.insert(t.cast(sa.Table, sa.inspect(models.response).local_table))
 
 
-def _who(request: Request) -> tuple[Visitor, str | None]:
+def _who(request: Request, transaction: Transaction) -> tuple[Visitor, str | None]:
     """Tell who clicks, and why it is no click if it is none. A program is nobody: it gets no key, and no session."""
     reason = _not_a_click(request) or clients.lacks_consent(request)
     if reason is not None:
         return Visitor(), reason
-    return Visitor(_present_user(request), visitors.get_key(request)), None
+    return Visitor(_present_user(request, transaction), visitors.get_key(request)), None
 
 
 def _not_a_click(request: Request) -> str | None:
@@ -153,11 +164,13 @@ def _not_a_click(request: Request) -> str | None:
         return None
 
 
-def _present_user(request: Request) -> t.Any:
+def _present_user(request: Request, transaction: Transaction) -> t.Any:
     try:
-        return user_id(visitors.current_user(request))
+        with transaction.read():
+            return user_id(visitors.current_user(request))
     except Exception:  # a token that has expired, for one: the visitor's history must outlive it
         log_failure("It could not be told which user follows a link; it is taken for nobody.")
+        transaction.recover()
         return None
 
 

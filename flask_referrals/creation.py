@@ -112,7 +112,11 @@ def create(
     try:
         return transaction.run(get_or_make_own)
     except IntegrityError as error:
-        if transaction.session.scalar(sa.select(model.id).where(model.code == tried[-1])) is None:
+        if (
+            not tried
+            or not (error.statement or "").startswith("INSERT")
+            or transaction.session.scalar(sa.select(model.id).where(model.code == tried[-1])) is None
+        ):
             raise
         if code is not None:
             raise CodeTakenError from error

@@ -85,12 +85,11 @@ def link_user(user: t.Any, *, commit: bool) -> None:
     """Do what :meth:`.Referrals.link_user` promises."""
     key = visitors.get_key(visitors.resolve_request())
     if key is not None:
-        _link(user, key, commit=commit)
+        state = current_state()
+        _link(Transaction(state.session, state.models.response, commit=commit), user, key)
 
 
-def _link(user: t.Any, key: str, *, commit: bool) -> None:
-    state = current_state()
-    transaction = Transaction(state.session, state.models.response, commit=commit)
+def _link(transaction: Transaction, user: t.Any, key: str) -> None:
     visitor = Visitor(user_id(user), key)
 
     def work() -> None:
@@ -109,12 +108,15 @@ def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
     key = visitors.get_key(visitors.resolve_request())
     if key is None:
         return
-    session = current_state().session
+    state = current_state()
+    session = state.session
     host_is_writing = bool(session.new or session.dirty or session.deleted)
     session.flush()  # the host's own errors stay the host's
+    transaction = Transaction(session, state.models.response, commit=not host_is_writing)
     try:
-        _link(user, key, commit=not host_is_writing)
+        _link(transaction, user, key)
     except Exception:
+        transaction.recover()
         log_failure("A visitor's responses could not be linked to the user who logged in.")
 
 

@@ -12,9 +12,11 @@ from flask import Flask
 from flask import current_app
 from sqlalchemy.orm import Session
 
+from .context import current_state
 from .failures import log_failure
 from .identity import unwrapped
 from .transactions import after_commit
+from .transactions import recover
 
 _signals = Namespace()
 
@@ -40,6 +42,8 @@ def send(signal: NamedSignal, app: Flask, **payload: t.Any) -> None:
             receiver(app, **payload)
         except Exception:
             log_failure("A receiver of the signal %r failed.", signal.name)
+            state = current_state()
+            recover(state.session, state.models.response)
 
 
 def send_after_commit(session: Session, signal: NamedSignal, **payload: t.Any) -> None:

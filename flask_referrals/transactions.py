@@ -7,6 +7,7 @@ import typing as t
 from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
 
@@ -56,13 +57,18 @@ def lock_deadline(connection: sa.Connection, deadline: float) -> Iterator[None]:
         yield
         return
     driver_connection = t.cast(t.Any, connection.connection.dbapi_connection)
-    (before,) = driver_connection.execute("PRAGMA busy_timeout").fetchone()
-    milliseconds = min(before, max(0, round((deadline - time.monotonic()) * 1000)))
-    driver_connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+    # A connection that is lost says so to the statement, whose error SQLAlchemy knows.
+    lost = suppress(t.cast(t.Any, connection.dialect.loaded_dbapi).Error)
+    before = None
+    with lost:
+        (before,) = driver_connection.execute("PRAGMA busy_timeout").fetchone()
+        milliseconds = min(before, max(0, round((deadline - time.monotonic()) * 1000)))
+        driver_connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
     try:
         yield
     finally:
-        driver_connection.execute(f"PRAGMA busy_timeout = {before}")
+        with lost:
+            driver_connection.execute(f"PRAGMA busy_timeout = {before}")
 
 
 @dataclass
@@ -95,6 +101,23 @@ def _call_back(session: Session, transaction: SessionTransaction) -> None:
         if ended.committed:
             for callback in ended.callbacks:
                 callback()
+
+
+def recover(session: Session, model: type[t.Any]) -> None:
+    """Make a session usable after an error that nobody hears of; its transaction is kept if the database still has it.
+
+    :param session: the host's session.
+    :param model: a model of the database that failed.
+    """
+    if not session.in_transaction():
+        return
+    if session.is_active:
+        try:
+            with session.connection(bind_arguments={"mapper": sa.inspect(model)}).begin_nested():
+                return
+        except Exception:  # noqa: S110 (then there is nothing left to keep)
+            pass
+    session.rollback()
 
 
 class Transaction:
@@ -187,10 +210,33 @@ class Transaction:
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
-        """Make it durable, if the caller wants that."""
+        """Make it durable, if the caller wants that; what cannot be committed lets go of its locks."""
         if self._commit:
             self._in_doubt = True
-            self.session.commit()
+            try:
+                self.session.commit()
+            except BaseException:
+                self.session.rollback()
+                raise
+
+    @contextmanager
+    def read(self) -> Iterator[None]:
+        """Read so that an error leaves the host's transaction as it was: PostgreSQL takes nothing more after one."""
+        if self._own or self.connection.dialect.name != "postgresql":
+            yield
+            return
+        with self.connection.begin_nested():
+            yield
+
+    def recover(self) -> None:
+        """Make the session usable after an error that the host does not hear of.
+
+        In the host's transaction, that is kept if the database still knows of it.
+        """
+        if self._own:
+            self._rollback()
+        else:
+            recover(self.session, self._model)
 
     def _rollback(self) -> None:
         self.session.rollback()
@@ -213,7 +259,9 @@ class Transaction:
                     self.session.add(made)
                     self.session.flush()
                 return made, True
-            except IntegrityError:
+            except IntegrityError as error:
+                if not (error.statement or "").startswith("INSERT"):
+                    raise  # nobody was in the way
                 # A locking read: MariaDB's snapshot may be older than the row that was in the way.
                 found = self.session.scalar(find.with_for_update(read=True))
                 if found is None and attempts == 0:

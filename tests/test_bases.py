@@ -313,7 +313,11 @@ class TestBinds:
 
         check_journey(app, db, User, Referrals(app))
         with app.app_context():
-            assert set(sa.inspect(db.engines["other"]).get_table_names()) == {"referral", "referral_response"}
+            assert set(sa.inspect(db.engines["other"]).get_table_names()) == {
+                "referral",
+                "referral_response",
+                "referral_total",
+            }
 
     def test_all_on_one_bind_have_foreign_keys(self, app: Flask, make_db: MakeDB) -> None:
         db = make_db(app, **options_of("base"))

@@ -419,8 +419,8 @@ def test_link_that_cannot_be_stored_now_is_to_be_tried_again(
 ) -> None:
     with host.app.app_context():
         host.db.session.remove()
-        host.referrals.ReferralResponse.__table__.drop(host.db.engine)  # type: ignore[attr-defined]
-        host.referrals.Referral.__table__.drop(host.db.engine)  # type: ignore[attr-defined]
+        for name in ("referral_response", "referral_total", "referral"):
+            host.db.metadata.tables[name].drop(host.db.engine)
     answer = member.post("/referrals/", data={"redirect_to": "/"}, headers={"Accept": accept})
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
     assert len(caplog.records) == 1
