@@ -372,7 +372,7 @@ class TestSchemas:
         User = legacy(db)
         check_journey(app, db, User, Referrals(app, user_model=User))
         with app.app_context():
-            tables = {"user", "referral", "referral_response"}
+            tables = {"user", "referral", "referral_response", "referral_total"}
             assert set(sa.inspect(db.engine).get_table_names("shop")) == tables
 
     def test_each_table_in_another(self, app: Flask, make_db: MakeDB) -> None:
@@ -392,7 +392,7 @@ class TestSchemas:
             inspector = sa.inspect(db.engine)
             assert [inspector.get_table_names(name) for name in ("accounts", "shop", "public")] == [
                 ["user"],
-                ["referral"],
+                ["referral", "referral_total"],
                 ["referral_response"],
             ]
             (key,) = inspector.get_foreign_keys("referral", "shop")
