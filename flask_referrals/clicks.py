@@ -58,11 +58,11 @@ def follow(code: str, request: Request) -> str | None:
     """
     state = current_state()
     session = state.session
-    own = not session.in_transaction()
-    visitor, reason = _who(request, Transaction(session, state.models.response, commit=True))
+    before = Transaction(session, state.models.response, commit=True)
+    visitor, reason = _who(request, before)
     patience = config.duration("REFERRALS_LOCK_TIMEOUT")
     deadline = math.inf if patience is None else time.monotonic() + patience.total_seconds()
-    with core_transaction(session, state.models.response, own=own) as transaction:
+    with core_transaction(before) as transaction:
         click = _look_up(transaction, code, visitor, reason, deadline)
         response_id = None
         if click is not None and click.is_active:
@@ -86,8 +86,9 @@ def follow(code: str, request: Request) -> str | None:
 def look_up(code: str, request: Request) -> Click | None:
     """Tell what a click on a link would be, and write nothing; the parameters are those of :func:`follow`."""
     state = current_state()
-    visitor, reason = _who(request, Transaction(state.session, state.models.response, commit=True))
-    with core_transaction(state.session, state.models.response, own=False) as transaction:
+    before = Transaction(state.session, state.models.response, commit=True)
+    visitor, reason = _who(request, before)
+    with core_transaction(before) as transaction:
         return _look_up(transaction, code, visitor, reason, math.inf)
 
 

@@ -130,22 +130,21 @@ class Transaction:
     :param session: the host's session.
     :param model: a model of the database that is written to.
     :param commit: whether the caller wants the session committed.
-    :param own: whether it is ours, where something was read already; by default it is found out.
     """
 
     #: Whether something was sent that may be durable though its connection was lost before the answer came.
     _in_doubt = False
 
-    def __init__(self, session: Session, model: type[t.Any], *, commit: bool, own: bool | None = None) -> None:
+    def __init__(self, session: Session, model: type[t.Any], *, commit: bool) -> None:
         self.session = session
-        self._model = model
+        self.model = model
         self._commit = commit
-        self._own = commit and not session.in_transaction() if own is None else own
+        self._own = commit and not session.in_transaction()
 
     @property
     def connection(self) -> sa.Connection:
         """The connection on which the session's statements for the model are sent."""
-        return self.session.connection(bind_arguments={"mapper": sa.inspect(self._model)})
+        return self.session.connection(bind_arguments={"mapper": sa.inspect(self.model)})
 
     def run(self, work: Callable[[], T]) -> T:
         """Do a piece of work, which may end with :meth:`commit`.
@@ -236,7 +235,7 @@ class Transaction:
         if self._own:
             self._rollback()
         else:
-            recover(self.session, self._model)
+            recover(self.session, self.model)
 
     def _rollback(self) -> None:
         self.session.rollback()
@@ -298,16 +297,15 @@ class _ConnectionTransaction(Transaction):
 
 
 @contextmanager
-def core_transaction(session: Session, model: type[t.Any], *, own: bool) -> Iterator[Transaction]:
+def core_transaction(transaction: Transaction) -> Iterator[Transaction]:
     """Yield a transaction for what is sent on its ``connection``, without the session where that has none running.
 
-    :param session: the host's session.
-    :param model: a model of the database that is written to.
-    :param own: whether the session had none running when our work began.
+    :param transaction: the one that our work began with, joined when something was read in the session meanwhile.
     """
-    bind = session.get_bind(sa.inspect(model))
+    session = transaction.session
+    bind = session.get_bind(sa.inspect(transaction.model))
     if session.in_transaction() or not isinstance(bind, sa.Engine):
-        yield Transaction(session, model, commit=True, own=own)
+        yield transaction
         return
     with bind.connect() as connection:
         autocommit = connection.dialect.name not in ("mysql", "mariadb")  # where it costs statements of its own
