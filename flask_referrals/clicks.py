@@ -1,4 +1,4 @@
-"""A click on a link: who it was, whether it counts, and its row. One SELECT and one INSERT, no ORM object."""
+"""A click on a link: who it was, whether it counts, and its row."""
 
 import math
 import time
@@ -15,9 +15,11 @@ from werkzeug.wrappers import Request
 from . import clients
 from . import config
 from . import signals
+from . import storing
 from . import visitors
 from .attribution import Visitor
 from .attribution import made_by
+from .attribution import own
 from .context import current_state
 from .failures import log_failure
 from .identity import unwrapped
@@ -25,7 +27,8 @@ from .identity import user_id
 from .recording import CLICK
 from .recording import row_values
 from .registry import Models
-from .times import as_utc
+from .storing import Choice
+from .storing import Stored
 from .transactions import Transaction
 from .transactions import core_transaction
 from .transactions import lock_deadline
@@ -35,15 +38,11 @@ _MAX_MARK = 100
 
 @dataclass(frozen=True)
 class Click:
-    """A click on a link that exists.
+    """What a click on a link that exists would be.
 
-    :param visitor: who clicks.
-    :param redirect_to: the link's target.
-    :param ignored: the reason code why it does not count, or ``None``.
+    :param ignored: the reason code why it would not count, or ``None``.
     """
 
-    visitor: Visitor
-    referral_id: int
     redirect_to: str
     is_active: bool
     ignored: str | None
@@ -57,78 +56,77 @@ def follow(code: str, request: Request) -> str | None:
     :return: the link's target, or ``None`` when there is no such link.
     """
     state = current_state()
-    session = state.session
-    before = Transaction(session, state.models.response, commit=True)
+    before = Transaction(state.session, state.models.response, commit=True)
     visitor, reason = _who(request, before)
     patience = config.duration("REFERRALS_LOCK_TIMEOUT")
     deadline = math.inf if patience is None else time.monotonic() + patience.total_seconds()
     with core_transaction(before) as transaction:
-        click = _look_up(transaction, code, visitor, reason, deadline)
-        response_id = None
-        if click is not None and click.is_active:
-            try:
-                response_id = _record(transaction, click, request, deadline)
-            except Exception:
-                log_failure("A click on the link %r could not be recorded.", code)
-                transaction.recover()
-    app = t.cast(Flask, unwrapped(current_app))
-    if response_id is not None and signals.response_recorded.has_receivers_for(app):
         try:
-            response = session.get(state.models.response, response_id)
+            stored = _record(transaction, code, visitor, reason, request, deadline)
         except Exception:
-            log_failure("A click on the link %r could not be announced.", code)
-            session.rollback()
-        else:
-            signals.send(signals.response_recorded, app, response=response)
-    return click.redirect_to if click is not None else None
+            transaction.recover()
+            redirect_to = _target(transaction, code, deadline)
+            if redirect_to is not None:
+                log_failure("A click on the link %r could not be recorded.", code)
+            return redirect_to
+        if stored is None:
+            return _target(transaction, code, deadline)
+    _announce(stored, code)
+    return stored.redirect_to
 
 
 def look_up(code: str, request: Request) -> Click | None:
     """Tell what a click on a link would be, and write nothing; the parameters are those of :func:`follow`."""
     state = current_state()
-    before = Transaction(state.session, state.models.response, commit=True)
-    visitor, reason = _who(request, before)
-    with core_transaction(before) as transaction:
-        return _look_up(transaction, code, visitor, reason, math.inf)
+    transaction = Transaction(state.session, state.models.response, commit=True)
+    choice = _choice(code, *_who(request, transaction))
+    redirect_to = state.session.scalar(_find_target(state.models), {"code": code})
+    if redirect_to is None:
+        return None
+    chosen = state.session.execute(choice.make(state.models, *choice.arguments), choice.parameters).one_or_none()
+    return Click(redirect_to, chosen is not None, chosen.ignored if chosen is not None else None)
 
 
-def _look_up(
-    transaction: Transaction, code: str, visitor: Visitor, ignored: str | None, deadline: float
-) -> Click | None:
-    window = config.duration("REFERRALS_REPEAT_WINDOW")
-    parameters: dict[str, t.Any] = {"code": code}
-    if visitor and window is not None:
-        parameters |= {"since": datetime.now(timezone.utc) - window, "user_id": visitor.user_id, "key": visitor.key}
-        parameters = {name: value for name, value in parameters.items() if value is not None}
-    find = current_state().models.once(_find, *parameters)
+def _target(transaction: Transaction, code: str, deadline: float) -> str | None:
+    """Return where a link leads on which no click was recorded."""
+    find = current_state().models.once(_find_target)
 
-    def select() -> sa.Row[t.Any] | None:
+    def select() -> str | None:
         with transaction.read(), lock_deadline(transaction.connection, deadline):
-            return transaction.connection.execute(find, parameters).one_or_none()
+            return t.cast("str | None", transaction.connection.scalar(find, {"code": code}))
 
     try:
-        link = transaction.run(select)
+        return transaction.run(select)
     except Exception:
         transaction.recover()
         raise
-    if link is None:
-        return None
-    if ignored is None and visitor.user_id is not None and visitor.user_id == link.user_id:
-        ignored = "self"
-    if ignored is None and link.is_repeat:
-        ignored = "repeat"
-    is_active = link.expired_at is None or as_utc(link.expired_at) > datetime.now(timezone.utc)
-    return Click(visitor, link.id, link.redirect_to, is_active, ignored)
 
 
-def _find(models: Models, *parameters: str) -> sa.Select[t.Any]:
-    """Make the SELECT of a link, and of whether the visitor has clicked on it lately."""
+def _find_target(models: Models) -> sa.Select[t.Any]:
+    return sa.select(models.referral.redirect_to).where(models.referral.code == sa.bindparam("code"))
+
+
+def _choice(code: str, visitor: Visitor, reason: str | None) -> Choice:
+    """Return how the link is chosen that has a code, if it is alive, and why a click on it does not count."""
+    window = config.duration("REFERRALS_REPEAT_WINDOW")
+    now = datetime.now(timezone.utc)
+    given: dict[str, t.Any] = {"code": code, "reason": reason, "now": now}
+    if reason is None:
+        since = now - window if window is not None else None
+        known = {"user": visitor.user_id, "visitor": visitor.key, "since": since if visitor else None}
+        given |= {name: value for name, value in known.items() if value is not None}
+    return Choice(_choose, tuple(given), given)
+
+
+def _choose(models: Models, *given: str) -> sa.Select[t.Any]:
     referral, response = models.referral, models.response
-    is_repeat: sa.ColumnElement[bool] = sa.false()
-    if "since" in parameters:
-        who: t.Any = {name: sa.bindparam(name) for name in ("user_id", "key") if name in parameters}
+    ignored: sa.ColumnElement[t.Any] = sa.bindparam("reason", type_=response.ignored.type)
+    if "user" in given:
+        ignored = sa.func.coalesce(ignored, own(referral))
+    if "since" in given:
+        who: t.Any = {name: sa.bindparam(name) if name in given else None for name in ("user", "visitor")}
         is_repeat = sa.exists().where(
-            made_by(Visitor(**who), response),
+            made_by(Visitor(who["user"], who["visitor"]), response),
             response.is_touch == sa.true(),
             response.created_at > sa.bindparam("since"),
             # In this form the link's index is no answer: a busy link's would have everybody's late clicks read.
@@ -136,17 +134,10 @@ def _find(models: Models, *parameters: str) -> sa.Select[t.Any]:
             response.action == CLICK,
             response.ignored.is_(None),
         )
-    columns = (referral.id, referral.user_id, referral.redirect_to, referral.expired_at)
-    return sa.select(*columns, is_repeat.label("is_repeat")).where(referral.code == sa.bindparam("code"))
-
-
-def _columns(models: Models) -> dict[str, str]:
-    """Return what the columns are called, by the attributes; a host may have renamed some."""
-    return {each.key: t.cast(str, each.columns[0].key) for each in sa.inspect(models.response).column_attrs}
-
-
-def _insert(models: Models) -> sa.Insert:
-    return sa.insert(t.cast(sa.Table, sa.inspect(models.response).local_table))
+        ignored = sa.func.coalesce(ignored, sa.case((is_repeat, "repeat")))
+    is_active = sa.or_(referral.expired_at.is_(None), referral.expired_at > sa.bindparam("now"))
+    chosen = sa.select(referral.id.label("referral_id"), ignored.label("ignored"))
+    return chosen.where(referral.code == sa.bindparam("code"), is_active)
 
 
 def _who(request: Request, transaction: Transaction) -> tuple[Visitor, str | None]:
@@ -175,39 +166,55 @@ def _present_user(request: Request, transaction: Transaction) -> t.Any:
         return None
 
 
-def _record(transaction: Transaction, click: Click, request: Request, deadline: float) -> int | None:
-    """Store a click on a link that has not expired, give a stranger whose click counts a key, and return the row's."""
-    if click.ignored is not None and current_app.config["REFERRALS_IGNORED"] == "drop":
+def _record(
+    transaction: Transaction, code: str, visitor: Visitor, reason: str | None, request: Request, deadline: float
+) -> Stored | None:
+    """Store a click on a link that is alive, and give a stranger whose click counts a key.
+
+    :return: the row; ``None`` when none was written: the link has expired, or there is none, or the click does not
+        count and is dropped.
+    """
+    drops = current_app.config["REFERRALS_IGNORED"] == "drop"
+    if reason is not None and drops:
         return None
-    visitor = click.visitor
+    choice = _choice(code, visitor, reason)
+    if drops:
+        choice = Choice(_choose_counted, choice.arguments, choice.parameters)
     if clients.opts_out(request):
         visitor = Visitor()
-    elif click.ignored is None and not visitor:
+    elif reason is None and not visitor:
         visitor = Visitor(key=visitors.new_key())
-    models = current_state().models
-    columns = models.once(_columns)
-    row = row_values(
-        click.referral_id,
-        CLICK,
-        visitor,
-        request,
-        is_touch=True,
-        ignored=click.ignored,
-        params=_campaign(request),
-    )
-    values = {columns[name]: value for name, value in row.items()}
+    row = row_values(CLICK, visitor, request, is_touch=True, params=_campaign(request))
 
-    def insert() -> int:
+    def store() -> Stored | None:
         with lock_deadline(transaction.connection, deadline), transaction.write():
-            result = transaction.connection.execute(models.once(_insert), values)
-            (response_id,) = t.cast(t.Any, result).inserted_primary_key
+            stored = storing.store(transaction, choice, row)
         transaction.commit()
-        return t.cast(int, response_id)
+        return stored
 
-    response_id = transaction.run(insert)
-    if click.ignored is None and visitor.user_id is None and visitor.key is not None:
+    stored = transaction.run(store, lambda: storing.find(transaction, row, code))
+    if stored is not None and stored.ignored is None and visitor.user_id is None and visitor.key is not None:
         visitors.set_key(visitor.key)
-    return response_id
+    return stored
+
+
+def _choose_counted(models: Models, *given: str) -> sa.Select[t.Any]:
+    chosen = _choose(models, *given)
+    return chosen.where(chosen.selected_columns.ignored.is_(None))
+
+
+def _announce(stored: Stored, code: str) -> None:
+    app = t.cast(Flask, unwrapped(current_app))
+    if not signals.response_recorded.has_receivers_for(app):
+        return
+    state = current_state()
+    try:
+        response = state.session.get(state.models.response, stored.id)
+    except Exception:
+        log_failure("A click on the link %r could not be announced.", code)
+        state.session.rollback()
+    else:
+        signals.send(signals.response_recorded, app, response=response)
 
 
 def _campaign(request: Request) -> dict[str, str] | None:

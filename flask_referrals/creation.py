@@ -76,7 +76,7 @@ def create(
 
     tried: list[str] = []
 
-    def make() -> "ReferralMixin":
+    def add() -> "ReferralMixin":
         if limit is not None:
             _check_limit(transaction, owner, limit)
         referral = model(
@@ -90,11 +90,13 @@ def create(
         )
         referral.code = code or _new_code(referral)
         tried.append(referral.code)
+        transaction.session.add(referral)
+        transaction.session.flush()
         return referral
 
     def get_or_make() -> "tuple[ReferralMixin, bool]":
         find = sa.select(model).where(model.identity == identity)
-        return transaction.get_or_add(find, make, attempts=1 if code else _ATTEMPTS)
+        return transaction.get_or_add(find, add, attempts=1 if code else _ATTEMPTS)
 
     def get_or_make_own() -> "ReferralMixin":
         referral, is_new = get_or_make()

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import typing as t
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from datetime import timezone
@@ -10,25 +11,31 @@ from decimal import Decimal
 from functools import partial
 
 import sqlalchemy as sa
+from flask import current_app
 from werkzeug.wrappers import Request
 
 from . import clients
 from . import signals
+from . import storing
 from . import targets
 from . import totals
 from . import visitors
 from .attribution import Visitor
-from .attribution import credited
+from .attribution import choice_of
+from .attribution import credit
 from .attribution import identify
 from .context import current_state
 from .exceptions import InvalidValueError
 from .joining import join
 from .transactions import Transaction
 from .transactions import after_commit
+from .transactions import core_transaction
 
 if t.TYPE_CHECKING:
     from .models import ReferralMixin
     from .models import ReferralResponseMixin
+
+R = t.TypeVar("R", bound="ReferralResponseMixin | None")
 
 #: The action of a click.
 CLICK = "RESPONDED"
@@ -90,25 +97,28 @@ def record_action(
     """Record an action for whoever acts; ``None`` when nobody gets credit."""
     request = visitors.resolve_request(request)
     state = current_state()
-    transaction = Transaction(state.session, state.models.response, commit=commit)
+    before = Transaction(state.session, state.models.response, commit=commit)
     visitor = identify(request, user)
     if not visitor:
         return None
     joining = visitor.user_id is not None and visitor.key is not None
+    # Once they are joined, all of the visitor's responses are the user's.
+    actor = Visitor(visitor.user_id) if joining else visitor
+    row = _row(action, visitor, request, is_touch=False)
 
-    def work() -> "ReferralResponseMixin | None":
+    def record(transaction: Transaction) -> "ReferralResponseMixin | None":
         if joining:
             join(transaction, visitor)
-        # Once they are joined, all of the visitor's responses are the user's.
-        referral = credited(Visitor(visitor.user_id) if joining else visitor)
-        response = None
-        if referral is not None:
-            response = _record(transaction, referral, action, visitor, request, is_touch=False)
+        choice = credit(actor)
+        response = _record(transaction, choice, row, action, visitor) if choice is not None else None
         if joining or response is not None:
             transaction.commit()
         return response
 
-    return transaction.run(work)
+    if joining or row["key"] is not None or callable(current_app.config["REFERRALS_ATTRIBUTION"]):
+        return _run(before, record, row)
+    with core_transaction(before) as transaction:
+        return _run(transaction, record, row)
 
 
 def respond(
@@ -121,38 +131,40 @@ def respond(
     visitor = identify(request, user)
     if not visitor and request is not None:
         visitor = Visitor(key=visitors.new_key())
+    choice = choice_of(referral.id, visitor)
+    row = _row(action, visitor, request, is_touch=True)
 
-    def work() -> "ReferralResponseMixin":
+    def record(transaction: Transaction) -> "ReferralResponseMixin":
         if visitor.user_id is not None and visitor.key is not None:
             join(transaction, visitor)
-        response = _record(transaction, referral, action, visitor, request, is_touch=True)
+        response = _record(transaction, choice, row, action, visitor)
+        if response is None:
+            raise InvalidValueError("referral", "is not in the database")
         if visitor.user_id is None and visitor.key is not None:
             after_commit(transaction.session, partial(visitors.set_key, visitor.key))
         transaction.commit()
         return response
 
-    return transaction.run(work)
+    return _run(transaction, record, row)
 
 
-def _record(
-    transaction: Transaction,
-    referral: "ReferralMixin",
-    action: Action,
-    visitor: Visitor,
-    request: Request | None,
-    *,
-    is_touch: bool,
-) -> "ReferralResponseMixin":
-    model = current_state().models.response
+def _run(transaction: Transaction, record: Callable[[Transaction], R], row: dict[str, t.Any]) -> R:
+    """Record a response; one without a key is looked for before that is done again."""
+
+    def find_again() -> R | None:
+        found = storing.find(transaction, row)
+        return t.cast(R, transaction.session.get(transaction.model, found.id)) if found is not None else None
+
+    return transaction.run(partial(record, transaction), find_again if row["key"] is None else None)
+
+
+def _row(action: Action, visitor: Visitor, request: Request | None, *, is_touch: bool) -> dict[str, t.Any]:
     target_type, target_id = targets.reference(action.target)
-    is_own = visitor.user_id is not None and visitor.user_id == referral.user_id
-    values = row_values(
-        referral.id,
+    return row_values(
         action.name,
         visitor,
         request,
         is_touch=is_touch,
-        ignored="self" if is_own else None,
         target_type=target_type,
         target_id=target_id,
         key=once_key(visitor) if action.once else action.key,
@@ -160,21 +172,27 @@ def _record(
         currency=action.currency,
     )
 
-    def make() -> "ReferralResponseMixin":
-        return model(**values)
 
-    if values["key"] is None:
+def _record(
+    transaction: Transaction, choice: storing.Choice, row: dict[str, t.Any], action: Action, visitor: Visitor
+) -> "ReferralResponseMixin | None":
+    """Write a response, or return the one that its key says was written already."""
+
+    def add() -> "ReferralResponseMixin | None":
+        stored = storing.store(transaction, choice, row)
+        return storing.handle(transaction, stored.id) if stored is not None else None
+
+    if row["key"] is None:
         with transaction.write():
-            response, is_new = make(), True
-            transaction.session.add(response)
-            transaction.session.flush()
+            response, is_new = add(), True
     else:
-        same = model.key == values["key"]
+        model = transaction.model
+        same = model.key == row["key"]
         if action.once and visitor.user_id is not None:
             same = sa.or_(same, model.user_id == visitor.user_id)  # done already, as a visitor
         find = sa.select(model).where(model.action == action.name, same).order_by(model.created_at, model.id).limit(1)
-        response, is_new = transaction.get_or_add(find, make, attempts=1)
-    if is_new:
+        response, is_new = transaction.get_or_add(find, add, attempts=1)
+    if is_new and response is not None:
         signals.send_after_commit(transaction.session, signals.response_recorded, response=response)
     return response
 
@@ -192,13 +210,13 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
     transaction = Transaction(current_state().session, model, commit=commit)
     key = f"response:{response.id}"
 
-    def make() -> "ReferralResponseMixin":
+    def add() -> "ReferralResponseMixin":
         params = {"response": response.id, "reason": reason, "ignored": response.ignored}
         transaction.begin()
         if response.ignored is None:
             totals.correct(transaction.session, [(response.referral_id, response.action, response.created_at)], -1)
         response.ignored = "void"
-        return model(
+        record = model(
             referral_id=response.referral_id,
             user_id=response.user_id,
             action=VOID,
@@ -208,11 +226,14 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
             ignored="void",
             params=params,
         )
+        transaction.session.add(record)
+        transaction.session.flush()
+        return record
 
     find = sa.select(model).where(model.action == VOID, model.key == key)
 
     def work() -> "ReferralResponseMixin":
-        record, is_new = transaction.get_or_add(find, make, attempts=1)
+        record, is_new = transaction.get_or_add(find, add, attempts=1)
         if is_new:
             signals.send_after_commit(transaction.session, signals.response_recorded, response=record)
             transaction.commit()
@@ -222,30 +243,19 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
 
 
 def row_values(
-    referral_id: int,
-    action: str,
-    visitor: Visitor,
-    request: Request | None,
-    *,
-    is_touch: bool,
-    ignored: str | None,
-    **more: t.Any,
+    action: str, visitor: Visitor, request: Request | None, *, is_touch: bool, **more: t.Any
 ) -> dict[str, t.Any]:
-    """Return the columns of a response, whichever way it is inserted.
+    """Return the columns of a response, but for those that depend on its referral.
 
-    :param referral_id: the link's.
     :param action: what was done.
     :param visitor: who did it.
     :param request: where address, referrer and agent are read; ``None`` outside a request.
     :param is_touch: whether it is the visitor's own answer to the link, on which later credit rests.
-    :param ignored: the reason code why it does not count.
     :param more: further columns.
     """
     return {
-        "referral_id": referral_id,
         "action": action,
         "is_touch": is_touch,
-        "ignored": ignored,
         "session_key": visitor.key,
         "user_id": visitor.user_id,
         "created_at": datetime.now(timezone.utc),

@@ -44,6 +44,13 @@ def _is_conflict(error: BaseException) -> bool:
     return state in _CONFLICT_STATES or number in _CONFLICT_NUMBERS or snapshot
 
 
+def _is_passing(error: BaseException) -> bool:
+    """Whether what failed may work when it is tried once more."""
+    if not isinstance(error, DBAPIError) or error.orig is None:
+        return False
+    return error.connection_invalidated or _is_conflict(error.orig)
+
+
 @contextmanager
 def lock_deadline(connection: sa.Connection, deadline: float) -> Iterator[None]:
     """Let SQLite wait for others' locks until then at most; what the host set is back after the block.
@@ -132,51 +139,46 @@ class Transaction:
     :param commit: whether the caller wants the session committed.
     """
 
-    #: Whether something was sent that may be durable though its connection was lost before the answer came.
-    _in_doubt = False
-
     def __init__(self, session: Session, model: type[t.Any], *, commit: bool) -> None:
         self.session = session
         self.model = model
         self._commit = commit
-        self._own = commit and not session.in_transaction()
+        #: Whether it is committed, or rolled back, as a whole.
+        self.is_own = commit and not session.in_transaction()
 
     @property
     def connection(self) -> sa.Connection:
         """The connection on which the session's statements for the model are sent."""
         return self.session.connection(bind_arguments={"mapper": sa.inspect(self.model)})
 
-    def run(self, work: Callable[[], T]) -> T:
+    def run(self, work: Callable[[], T], find: Callable[[], T | None] | None = None) -> T:
         """Do a piece of work, which may end with :meth:`commit`.
 
         In a transaction of our own it is done again, up to four times within a second, when the database gave the
-        transaction up in favour of another, or when its connection turns out to be lost before the COMMIT. The host's
-        transaction holds what is not ours to repeat: there the error is the host's.
+        transaction up in favour of another, or when its connection turns out to be lost. The host's transaction holds
+        what is not ours to repeat: there the error is the host's.
 
         :param work: called until it succeeds.
+        :param find: looks for what the work came to, for it may be durable though its connection was lost before the
+            answer came; left out when the work finds that itself.
         :return: what it returns.
         """
-        failures, latest = 0, math.inf
+        failures, latest, is_lost = 0, math.inf, False
         while True:
-            self._in_doubt = False
             try:
-                return work()
+                found = find() if is_lost and find is not None else None
+                return work() if found is None else found
             except BaseException as error:
-                if self._own:
+                if self.is_own:
                     self._rollback()
                 failures += 1
                 is_last = failures == _TRIES or time.monotonic() > latest
-                if is_last or not self._own or not self._is_passing(error):
+                if is_last or not self.is_own or not _is_passing(error):
                     raise
+                is_lost = is_lost or t.cast(DBAPIError, error).connection_invalidated
             latest = min(latest, time.monotonic() + _TIME)
             # Of a random length, so that two that were in each other's way are not so again.
             time.sleep(random.uniform(0, _PAUSE * 2 ** (failures - 1)))  # noqa: S311
-
-    def _is_passing(self, error: BaseException) -> bool:
-        """Whether an error left nothing behind, and may not come again when the same is tried once more."""
-        if not isinstance(error, DBAPIError) or error.orig is None:
-            return False
-        return not self._in_doubt if error.connection_invalidated else _is_conflict(error.orig)
 
     @contextmanager
     def write(self) -> Iterator[None]:
@@ -184,7 +186,7 @@ class Transaction:
 
         In the host's transaction, what the host has pending is flushed first, so that its errors stay its own.
         """
-        if self._own:
+        if self.is_own:
             try:
                 yield
             except BaseException:
@@ -211,7 +213,6 @@ class Transaction:
     def commit(self) -> None:
         """Make it durable, if the caller wants that; what cannot be committed lets go of its locks."""
         if self._commit:
-            self._in_doubt = True
             try:
                 self.session.commit()
             except BaseException:
@@ -221,7 +222,7 @@ class Transaction:
     @contextmanager
     def read(self) -> Iterator[None]:
         """Read so that an error leaves the host's transaction as it was: PostgreSQL takes nothing more after one."""
-        if self._own or self.connection.dialect.name != "postgresql":
+        if self.is_own or self.connection.dialect.name != "postgresql":
             yield
             return
         with self.connection.begin_nested():
@@ -232,7 +233,7 @@ class Transaction:
 
         In the host's transaction, that is kept if the database still knows of it.
         """
-        if self._own:
+        if self.is_own:
             self._rollback()
         else:
             recover(self.session, self.model)
@@ -240,11 +241,11 @@ class Transaction:
     def _rollback(self) -> None:
         self.session.rollback()
 
-    def get_or_add(self, find: sa.Select[t.Any], make: Callable[[], T], *, attempts: int) -> tuple[T, bool]:
-        """Return the row that ``find`` selects, or the one made for it: one row however many callers race.
+    def get_or_add(self, find: sa.Select[t.Any], add: Callable[[], T], *, attempts: int) -> tuple[T, bool]:
+        """Return the row that ``find`` selects, or the one added for it: one row however many callers race.
 
         :param find: selects the row by a unique key.
-        :param make: builds a row with that key.
+        :param add: writes a row with that key, and returns it.
         :param attempts: how often a row is made, when another unique key of it turns out to be taken.
         :return: the row, and whether it is new.
         :raises sqlalchemy.exc.IntegrityError: the last attempt failed for another reason than this key.
@@ -254,10 +255,8 @@ class Transaction:
             attempts -= 1
             try:
                 with self.write():
-                    made = make()
-                    self.session.add(made)
-                    self.session.flush()
-                return made, True
+                    added = add()
+                return added, True
             except IntegrityError as error:
                 if not (error.statement or "").startswith("INSERT"):
                     raise  # nobody was in the way
@@ -271,10 +270,9 @@ class Transaction:
 class _ConnectionTransaction(Transaction):
     """A transaction of ours on a connection of its own, which the session knows nothing of."""
 
-    def __init__(self, connection: sa.Connection, *, autocommit: bool) -> None:
+    def __init__(self, transaction: Transaction, connection: sa.Connection) -> None:
+        super().__init__(transaction.session, transaction.model, commit=True)
         self._connection = connection
-        self._autocommit = autocommit
-        self._own = True
 
     @property
     def connection(self) -> sa.Connection:
@@ -284,13 +282,13 @@ class _ConnectionTransaction(Transaction):
     def write(self) -> Iterator[None]:
         """Undo what is written in the block when it raises; else it is durable at the end."""
         with super().write():
-            self._in_doubt = self._autocommit
             yield
-            self._in_doubt = True
             self._connection.commit()
 
     def commit(self) -> None:
-        """Do nothing: it is done."""
+        """Let the session know what is durable, if it was given something of it."""
+        if self.session.in_transaction():
+            super().commit()
 
     def _rollback(self) -> None:
         self._connection.rollback()
@@ -300,15 +298,15 @@ class _ConnectionTransaction(Transaction):
 def core_transaction(transaction: Transaction) -> Iterator[Transaction]:
     """Yield a transaction for what is sent on its ``connection``, without the session where that has none running.
 
-    :param transaction: the one that our work began with, joined when something was read in the session meanwhile.
+    :param transaction: the one that our work began with, joined when something was read in the session meanwhile, or
+        when the caller does not want it committed.
     """
     session = transaction.session
     bind = session.get_bind(sa.inspect(transaction.model))
-    if session.in_transaction() or not isinstance(bind, sa.Engine):
+    if not transaction.is_own or session.in_transaction() or not isinstance(bind, sa.Engine):
         yield transaction
         return
     with bind.connect() as connection:
-        autocommit = connection.dialect.name not in ("mysql", "mariadb")  # where it costs statements of its own
-        if autocommit:
+        if connection.dialect.name == "postgresql":  # where BEGIN and COMMIT are a way to the server and back, each
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-        yield _ConnectionTransaction(connection, autocommit=autocommit)
+        yield _ConnectionTransaction(transaction, connection)

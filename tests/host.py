@@ -170,6 +170,11 @@ def statements(db: SQLAlchemy) -> Iterator[list[str]]:
         event.remove(db.engine, "commit", on_commit)
 
 
+def stored_by(db: SQLAlchemy) -> list[str]:
+    """The statements that choose a referral and write a response to it."""
+    return ["INSERT"] if db.engine.dialect.name in ("postgresql", "sqlite") else ["SELECT", "INSERT"]
+
+
 def follow(host: Host, client: FlaskClient, path: str = "/") -> str:
     """Make a link, click on it, and return its code."""
     with host.app.app_context():
