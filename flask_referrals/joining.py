@@ -11,6 +11,7 @@ from . import signals
 from . import totals
 from . import visitors
 from .attribution import Visitor
+from .attribution import unclaimed
 from .context import current_state
 from .failures import log_failure
 from .identity import unwrapped
@@ -35,13 +36,13 @@ def claim(transaction: Transaction, visitor: Visitor, *, referral_id: int | None
     state = current_state()
     referral, response = state.models.referral, state.models.response
     session = transaction.session
-    unclaimed = [response.session_key == visitor.key, response.user_id.is_(None)]
+    claimed = [response.session_key == visitor.key, unclaimed(response)]
     if referral_id is not None:
-        unclaimed.append(response.referral_id == referral_id)
+        claimed.append(response.referral_id == referral_id)
     own_link = sa.exists().where(referral.id == response.referral_id, referral.user_id == visitor.user_id)
     update = (
         sa.update(response)
-        .where(*unclaimed)
+        .where(*claimed)
         .values(
             user_id=visitor.user_id,
             ignored=sa.case((sa.and_(response.ignored.is_(None), own_link), "self"), else_=response.ignored),
@@ -50,7 +51,7 @@ def claim(transaction: Transaction, visitor: Visitor, *, referral_id: int | None
     )
     no_longer_counted = (
         sa.select(response.referral_id, response.action, response.created_at)
-        .where(*unclaimed, own_link, response.ignored.is_(None))
+        .where(*claimed, own_link, response.ignored.is_(None))
         .with_for_update(of=response)
     )
     app = t.cast(Flask, unwrapped(current_app))
@@ -58,7 +59,7 @@ def claim(transaction: Transaction, visitor: Visitor, *, referral_id: int | None
     with transaction.write():
         transaction.begin()
         if signals.user_linked_to_response.has_receivers_for(app):
-            oldest_first = sa.select(response.id).where(*unclaimed).order_by(response.created_at, response.id)
+            oldest_first = sa.select(response.id).where(*claimed).order_by(response.created_at, response.id)
             won = session.scalars(oldest_first.with_for_update()).all()
         own = session.execute(no_longer_counted).all()
         session.execute(update)

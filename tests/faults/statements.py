@@ -494,12 +494,9 @@ class Run:
         return self.statements[self.fault.index]
 
     @property
-    def is_link_read(self) -> bool:
-        """Whether the link of a click could be read, behind a savepoint or not."""
-        lookup = self.statements.index("SELECT referral")
-        first = lookup - (self.statements[lookup - 1] == "SAVEPOINT")
-        last = lookup + (self.statements[lookup + 1] == "RELEASE")
-        return self.fault.index > last or (self.fault.index < first and not self.fault.lasts)
+    def is_link_readable(self) -> bool:
+        """Whether where a link leads can be found out: with the click, or afterwards."""
+        return self.is_done or not self.fault.lasts
 
     @property
     def is_done(self) -> bool:
@@ -530,8 +527,8 @@ def _arrives(site: Site, run: Run, status: int) -> str:
 
 
 def judge_click(site: Site, run: Run) -> str:
-    """A click leads on, to where its link says unless that could not be read."""
-    run.expect(not run.is_link_read or run.answer.location in ("/target", None), "led elsewhere")
+    """A click leads on, to where its link says unless that cannot be read."""
+    run.expect(not run.is_link_readable or run.answer.location in ("/target", None), "led elsewhere")
     return _arrives(site, run, 302)
 
 
