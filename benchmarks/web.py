@@ -5,8 +5,8 @@
 All sites run all the time, and have nothing to do but in their turn. In each round of a scenario each has one, another
 one first each time; a ratio is the median of those within a round. Before a round the responses of the last one are
 deleted and PostgreSQL is told to do what it does now and then, VACUUM, ANALYZE and CHECKPOINT, which it then has no
-reason to do in the turn of one of them. Statements are counted apart, on one request. Ends with 1 when a goal is missed,
-when a response was answered and not recorded, or when a request failed.
+reason to do in anybody's turn. Statements are counted apart, on one request. Ends with 1 when a goal is missed, when a
+response was answered and not recorded, or when a request failed.
 
 It needs wrk, and what ``benchmarks/requirements.txt`` names; pinax-referrals gets a virtual environment of its own.
 """
@@ -102,7 +102,7 @@ class Benchmark:
         subprocess.run(command, check=True, env={**os.environ, DATABASE: self._urls[True]})  # noqa: S603
         rows.store(engine, rows.pinax(self._people))
 
-    def _site(self, contestant: Contestant, *, is_counting: bool = False) -> Site:
+    def site(self, contestant: Contestant, *, is_counting: bool = False) -> Site:
         """Return a site, which is started when it is asked for first."""
         if (contestant, is_counting) not in self._sites:
             is_pinax = contestant.is_pinax
@@ -114,7 +114,7 @@ class Benchmark:
         """Make a scenario's visitors, and warm the sites up."""
         self.begin_round()
         for contestant in contestants:
-            self._site(contestant).load(self._requests(contestant, scenario), 1)
+            self.site(contestant).load(self._requests(contestant, scenario), 1)
             self._recorded_after(contestant, self._newest(contestant))
         # Their clicks stay, but not those of the sites' warming up: these came last, and so did a few of them.
         self._kept = {contestant.table: self._newest(contestant) for contestant in contestants}
@@ -134,7 +134,7 @@ class Benchmark:
 
         :param seconds: for how long; wrk knows whole ones only.
         """
-        site, requests = self._site(contestant), self._requests(contestant, scenario)
+        site, requests = self.site(contestant), self._requests(contestant, scenario)
         server = server_of(self._engines[contestant.is_pinax])
         newest = self._newest(contestant)
         app_cpu, database_cpu = cpu_seconds(site.pid), cpu_seconds(server) if server else None
@@ -148,7 +148,7 @@ class Benchmark:
     def _requests(self, contestant: Contestant, scenario: Scenario) -> list[tuple[str, str]]:
         cookies = scenario.cookies
         if (contestant, cookies) not in self._jars:
-            site, jar = self._site(contestant), [""]
+            site, jar = self.site(contestant), [""]
             if cookies is not None:
                 with ThreadPoolExecutor(CONNECTIONS) as pool:
                     jar = list(pool.map(lambda _: cookies(site, self._people), range(_JAR)))
@@ -180,7 +180,7 @@ class Benchmark:
 
     def statements(self, contestant: Contestant, scenario: Scenario) -> list[str]:
         """Return the first word of each statement that a request sends."""
-        site = self._site(contestant, is_counting=True)
+        site = self.site(contestant, is_counting=True)
         cookies = scenario.cookies(site, self._people) if scenario.cookies is not None else ""
         for _ in range(_WARM):
             response = site.get(scenario.path(contestant, self._people), cookies)
