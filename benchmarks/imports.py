@@ -65,8 +65,8 @@ def main() -> int:
     for _ in range(options.repeats):
         without.append(milliseconds("", _BEFORE))
         ours.append(milliseconds(_BEFORE, "import flask_referrals"))
-        for module, each in by_module().items():
-            modules.setdefault(module, []).append(each)
+        for module, took in by_module().items():
+            modules.setdefault(module, []).append(took)
     beyond = median(ours)
     verdict = "met" if beyond <= GOAL else "MISSED"
     print(f"import flask_sqlalchemy: {median(without):.1f} ms")

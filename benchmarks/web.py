@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from contextlib import closing
@@ -71,7 +71,7 @@ class Benchmark:
         self._engines: dict[bool, sa.Engine] = {}
         self._sites: dict[tuple[Contestant, bool], Site] = {}
         self._jars: dict[tuple[Contestant, Callable[[Site, rows.Population], str] | None], list[str]] = {}
-        #: The newest response that stays for the scenario's next round.
+        #: The newest response that stays for the next round, by table: the last of the visitors' clicks.
         self._kept: dict[str, int] = {}
 
     def __enter__(self) -> "Benchmark":
@@ -110,14 +110,14 @@ class Benchmark:
             self._sites[contestant, is_counting] = self._stack.enter_context(site)
         return self._sites[contestant, is_counting]
 
-    def begin(self, scenario: Scenario, contestants: Iterable[Contestant]) -> None:
+    def begin(self, scenario: Scenario, contestants: Sequence[Contestant]) -> None:
         """Make a scenario's visitors, and warm the sites up."""
         self.begin_round()
-        for contestant in contestants:
-            self.site(contestant).load(self._requests(contestant, scenario), 1)
-            self._recorded_after(contestant, self._newest(contestant))
-        # Their clicks stay, but not those of the sites' warming up: these came last, and so did a few of them.
+        requests = {contestant: self._requests(contestant, scenario) for contestant in contestants}
         self._kept = {contestant.table: self._newest(contestant) for contestant in contestants}
+        for contestant in contestants:
+            self.site(contestant).load(requests[contestant], 1)
+            self._recorded_after(contestant, self._kept[contestant.table])
 
     def begin_round(self) -> None:
         """Delete what the last round recorded, and have the database do its housekeeping now."""
