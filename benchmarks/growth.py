@@ -3,14 +3,19 @@
     python -m benchmarks.growth --database postgresql --stored 10000 --stored 1000000 --stored 10000000
 
 Each is done for somebody else each time: for the quiet, and for the busiest, which are the link with a tenth of all
-responses, its owner, and the member with a hundredth. Ends with 1 when the median of one is more than ``GOAL`` times as
-long with the most as with the fewest. A count is shown, and not judged.
+responses, its owner, and the member with a hundredth. The site has had as many responses each day, and ``flask
+referrals rollup`` has run today. Ends with 1 when the median of one is more than ``GOAL`` times as long with the most
+as with the fewest.
+
+With ``--pinax``, some are timed with pinax-referrals, tuned, likewise.
 """
 
 import argparse
+import json
 import os
 import random
 import sqlite3
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,12 +35,15 @@ from flask import current_app
 from flask import session
 from flask_login import login_user
 
+from benchmarks import results
 from benchmarks import rows
 from benchmarks.contestants.ours import create_app
 from benchmarks.contestants.settings import DATABASE
+from benchmarks.sites import install_pinax
 from flask_referrals import Referral
 from flask_referrals import visitors
 from flask_referrals.templating import referral_responses
+from flask_referrals.totals import roll_up
 from tests.databases import NAMES
 from tests.databases import new_database
 from tests.host import BROWSER
@@ -45,6 +53,10 @@ GOAL = 1.3
 _WARM_UP = 10
 #: What is no growth, in milliseconds: less is noise.
 _NOISE = 0.3
+#: What the titles of pinax-referrals' operations begin with.
+_PINAX = "pinax-referrals: "
+#: With how many responses it is timed at most; by then an action takes as long as a hundred of ours.
+_PINAX_STORED = 1_000_000
 
 #: What is timed, made by what comes before it.
 Timed = Callable[[], object]
@@ -55,12 +67,10 @@ class Operation:
     """Something that is timed.
 
     :param prepare: sets the request up, and returns what is timed.
-    :param is_judged: whether it may not grow.
     """
 
     title: str
     prepare: Callable[["People"], Timed]
-    is_judged: bool = True
 
 
 class People(rows.Population):
@@ -160,8 +170,8 @@ OPERATIONS = (
     Operation("referral_for_request, the busy member", lambda people: _ask(member=people.member(is_busy=True))),
     Operation("newest 50 of an owner", lambda people: _newest(people)),
     Operation("newest 50 of the busy owner", lambda people: _newest(people, is_busy=True)),
-    Operation("response_count of a quiet link", lambda people: _count(people), is_judged=False),
-    Operation("response_count of the busy link", lambda people: _count(people, is_busy=True), is_judged=False),
+    Operation("response_count of a quiet link", lambda people: _count(people)),
+    Operation("response_count of the busy link", lambda people: _count(people, is_busy=True)),
 )
 
 
@@ -176,6 +186,8 @@ def stored(database: str, responses: int) -> Iterator[Flask]:
         app = create_app()
         engine = sa.create_engine(url, poolclass=sa.NullPool)
         rows.store(engine, rows.ours(rows.Population(responses)), app.extensions["sqlalchemy"].metadata)
+        with app.app_context():
+            roll_up()
         yield app
         with app.app_context():
             app.extensions["sqlalchemy"].engine.dispose()
@@ -201,18 +213,36 @@ def measure(sites: dict[int, Flask], repeats: int) -> dict[tuple[str, int], floa
     return {what: median(each) for what, each in took.items()}
 
 
+def measure_pinax(database: str, responses: int, repeats: int, python: Path) -> dict[tuple[str, int], float]:
+    """Return the same for what ``benchmarks.contestants.pinax_timed`` does with pinax-referrals.
+
+    :param python: where that is installed.
+    """
+    with tempfile.TemporaryDirectory() as folder, new_database(database, Path(folder)) as url:
+        if database == "sqlite":
+            with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+        environment = {**os.environ, DATABASE: url}
+        subprocess.run([python, "-m", "benchmarks.contestants.pinax"], check=True, env=environment)  # noqa: S603
+        rows.store(sa.create_engine(url, poolclass=sa.NullPool), rows.pinax(rows.Population(responses)))
+        command = [str(python), "-m", "benchmarks.contestants.pinax_timed", str(_WARM_UP), str(repeats)]
+        printed = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)  # noqa: S603
+    return {(_PINAX + title, responses): milliseconds for title, milliseconds in json.loads(printed.stdout).items()}
+
+
 def _report(database: str, took: dict[tuple[str, int], float]) -> list[str]:
     """Print a database's table; return what grew, in words."""
     sizes = sorted({responses for _, responses in took})
-    row = "{:40}" + "{:>13}" * (len(sizes) + 1)
+    row = "{:52}" + "{:>12}" * (len(sizes) + 1)
     print("\n" + row.format(f"{database}, median ms", *(f"{responses:,}" for responses in sizes), "growth"))
     grew = []
-    for operation in OPERATIONS:
-        each = [took[operation.title, responses] for responses in sizes]
+    for title in dict.fromkeys(title for title, _ in took):
+        each = [took[title, responses] for responses in sizes if (title, responses) in took]
         growth = each[-1] / each[0]
-        print(row.format(operation.title, *(f"{milliseconds:.2f}" for milliseconds in each), f"{growth:.2f}"))
-        if operation.is_judged and growth > GOAL and each[-1] - each[0] > _NOISE:
-            grew.append(f"{database}: {operation.title}: {growth:.2f} times, not {GOAL}")
+        shown = [f"{milliseconds:.2f}" for milliseconds in each]
+        print(row.format(title, *shown, *[""] * (len(sizes) - len(each)), f"{growth:.2f}"))
+        if growth > GOAL and each[-1] - each[0] > _NOISE and not title.startswith(_PINAX):
+            grew.append(f"{database}: {title}: {growth:.2f} times, not {GOAL}")
     return grew
 
 
@@ -222,16 +252,31 @@ def main() -> int:
     parser.add_argument("--database", choices=NAMES, action="append", help="only this one; may be given again")
     parser.add_argument("--stored", type=int, action="append", help="a number of responses; may be given again")
     parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument(
+        "--pinax", action="store_true", help="time pinax-referrals too, up to a million, without MariaDB"
+    )
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "flask-referrals-benchmarks")
+    parser.add_argument("--json", type=Path, help="keep the figures there too")
     options = parser.parse_args()
     grew = []
+    sizes = sorted(options.stored or (10_000, 1_000_000, 10_000_000))
     for database in options.database or NAMES:
         with ExitStack() as stack:
             sites = {}
-            for responses in options.stored or (10_000, 1_000_000, 10_000_000):
+            for responses in sizes:
                 began = time.monotonic()
                 sites[responses] = stack.enter_context(stored(database, responses))
                 print(f"{database}: {responses:,} stored in {time.monotonic() - began:.0f} s", file=sys.stderr)
-            grew += _report(database, measure(sites, options.repeats))
+            took = measure(sites, options.repeats)
+        if options.pinax and database != "mariadb":
+            python = install_pinax(options.cache)
+            for responses in sizes:
+                if responses <= _PINAX_STORED:
+                    took |= measure_pinax(database, responses, options.repeats, python)
+        grew += _report(database, took)
+        for (title, responses), milliseconds in took.items():
+            of = {"database": database, "operation": title, "stored": responses}
+            results.keep(options.json, of, round(milliseconds, 3))
     print("\n" + ("\n".join(grew) or "nothing grew"))
     return 1 if grew else 0
 
