@@ -9,7 +9,6 @@ import secrets
 import typing as t
 from collections import Counter
 from collections.abc import Callable
-from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -42,6 +41,7 @@ from .pinax import read_link
 from .pinax import read_response
 from .pinax import text_of
 from .recording import CLICK
+from .recording import key_identity
 from .urls import target_location
 
 _BATCH = 1000
@@ -304,20 +304,21 @@ class _Import:
         links = self._ledger.links(row.link for row in rows)
         users = self._find_users(rows)
         without_user = set()
-        new: dict[tuple[str, str], dict[str, t.Any]] = {}
+        new: dict[str, dict[str, t.Any]] = {}
         for row in rows:
             link = links.get(row.link)
             if link is None:
                 batch.refusals.append((row.record.where, f"its referral {row.link} was not imported"))
                 continue
             key = f"pinax:{link.code}:{row.record.pk}"
+            identity = key_identity(row.action, key)
             user_id = users.get(row.user)
             if row.user is not None and user_id is None:
-                without_user.add((row.action, key))
+                without_user.add(identity)
             is_own = row.user is not None and row.user == link.owner
             is_own = is_own or (user_id is not None and str(user_id) == link.user_id)
             target_type, target_id = self._target(row)
-            new[row.action, key] = {
+            new[identity] = {
                 "referral_id": link.id,
                 "session_key": row.session_key,
                 "user_id": user_id,
@@ -327,13 +328,13 @@ class _Import:
                 "ip_address": row.ip_address,
                 "http_referrer": row.http_referrer,
                 "key": key,
+                "identity": identity,
                 "target_type": target_type,
                 "target_id": target_id,
                 "created_at": row.created_at,
             }
-        there = sa.select(model.action, model.key).where(self._is_one_of(new))
-        old = {tuple(found) for found in self._session.execute(there)}
-        new = {unique: values for unique, values in new.items() if unique not in old}
+        old = set(self._session.scalars(sa.select(model.identity).where(model.identity.in_(new))))
+        new = {identity: values for identity, values in new.items() if identity not in old}
         if new:
             self._session.execute(sa.insert(_table(model)), list(new.values()))
             counted = [values for values in new.values() if values["ignored"] is None]
@@ -342,14 +343,6 @@ class _Import:
         batch.counts["responses_added"] += len(new)
         batch.counts["responses_present"] += len(rows) - len(new) - len(batch.refusals)
         batch.counts["without_user"] += len(without_user & new.keys())
-
-    def _is_one_of(self, unique: Collection[tuple[str, str]]) -> sa.ColumnElement[bool]:
-        model = self._models.response
-        if self._session.get_bind(sa.inspect(model)).dialect.name == "postgresql":
-            # Without statistics it takes actions for rare, and would read all rows that have one of them.
-            return sa.tuple_(model.action, model.key).in_(list(unique))
-        actions, keys = {action for action, _ in unique}, [key for _, key in unique]
-        return sa.and_(model.action.in_(actions), model.key.in_(keys))
 
     # What pinax's keys stand for.
 

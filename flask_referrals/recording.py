@@ -25,6 +25,7 @@ from .attribution import choice_of
 from .attribution import credit
 from .attribution import identify
 from .context import current_state
+from .creation import identity_digest
 from .exceptions import InvalidValueError
 from .joining import join
 from .transactions import Transaction
@@ -187,10 +188,10 @@ def _record(
             response, is_new = add(), True
     else:
         model = transaction.model
-        same = model.key == row["key"]
-        if action.once and visitor.user_id is not None:
-            same = sa.or_(same, model.user_id == visitor.user_id)  # done already, as a visitor
-        find = sa.select(model).where(model.action == action.name, same).order_by(model.created_at, model.id).limit(1)
+        same: sa.ColumnElement[bool] = model.identity == row["identity"]
+        if action.once and visitor.user_id is not None:  # done already, as a visitor
+            same = sa.or_(same, sa.and_(model.user_id == visitor.user_id, model.action == action.name))
+        find = sa.select(model).where(same).order_by(model.created_at, model.id).limit(1)
         response, is_new = transaction.get_or_add(find, add, attempts=1)
     if is_new and response is not None:
         signals.send_after_commit(transaction.session, signals.response_recorded, response=response)
@@ -203,12 +204,18 @@ def once_key(visitor: Visitor) -> str:
     return f"once:{hashlib.sha256(who.encode()).hexdigest()}"
 
 
+def key_identity(action: str, key: str) -> str:
+    """Return what makes a keyed action the one it is."""
+    return identity_digest(action, key)
+
+
 def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "ReferralResponseMixin":
     """Do what :meth:`.ReferralResponseMixin.void` promises."""
     _check_word("reason", reason, _MAX_REASON)
     model = current_state().models.response
     transaction = Transaction(current_state().session, model, commit=commit)
     key = f"response:{response.id}"
+    identity = key_identity(VOID, key)
 
     def add() -> "ReferralResponseMixin":
         params = {"response": response.id, "reason": reason, "ignored": response.ignored}
@@ -221,6 +228,7 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
             user_id=response.user_id,
             action=VOID,
             key=key,
+            identity=identity,
             target_type=response.target_type,
             target_id=response.target_id,
             ignored="void",
@@ -230,7 +238,7 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
         transaction.session.flush()
         return record
 
-    find = sa.select(model).where(model.action == VOID, model.key == key)
+    find = sa.select(model).where(model.identity == identity)
 
     def work() -> "ReferralResponseMixin":
         record, is_new = transaction.get_or_add(find, add, attempts=1)
@@ -243,7 +251,7 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
 
 
 def row_values(
-    action: str, visitor: Visitor, request: Request | None, *, is_touch: bool, **more: t.Any
+    action: str, visitor: Visitor, request: Request | None, *, is_touch: bool, key: str | None = None, **more: t.Any
 ) -> dict[str, t.Any]:
     """Return the columns of a response, but for those that depend on its referral.
 
@@ -251,6 +259,7 @@ def row_values(
     :param visitor: who did it.
     :param request: where address, referrer and agent are read; ``None`` outside a request.
     :param is_touch: whether it is the visitor's own answer to the link, on which later credit rests.
+    :param key: what it is stored under, once.
     :param more: further columns.
     """
     return {
@@ -259,6 +268,8 @@ def row_values(
         "session_key": visitor.key,
         "user_id": visitor.user_id,
         "created_at": datetime.now(timezone.utc),
+        "key": key,
+        "identity": key_identity(action, key) if key is not None else None,
         **clients.description(request),
         **more,
     }

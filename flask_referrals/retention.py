@@ -84,8 +84,10 @@ def _in_transaction(work: Callable[[], T], *, commit: bool = True) -> T:
 
 def _anonymous(responses: _Table) -> dict[str, t.Any]:
     """Return the columns of a response that tells nobody's name. By the key of a voiding it is found again."""
-    key = sa.case((responses["action"] == VOID, responses["key"]), else_=sa.null())
-    return {**dict.fromkeys(_PERSONAL), "key": key}
+    kept = {
+        name: sa.case((responses["action"] == VOID, responses[name]), else_=sa.null()) for name in ("key", "identity")
+    }
+    return {**dict.fromkeys(_PERSONAL), **kept}
 
 
 # By age.

@@ -435,6 +435,7 @@ COLUMNS = {
         "http_referrer": (True, text(1024)),
         "user_agent": (True, text(255)),
         "key": (True, exact(128)),
+        "identity": (True, exact(64)),
         "value": (True, ("FLOAT", "NUMERIC(14, 4)", "NUMERIC(14, 4)")),
         "currency": (True, text(3)),
         "params": (True, ("JSON",) * 3),
@@ -456,7 +457,7 @@ INDEXES = {
         "ix_referral_user_id (user_id)",
     },
     "referral_response": {
-        "UNIQUE (action, key)",
+        "UNIQUE (identity)",
         "referral_id -> referral.id CASCADE",
         "user_id -> user.id SET NULL",
         "ix_referral_response_session_key (session_key, created_at, id)",

@@ -33,6 +33,9 @@ class ReferralResponseMixin(RecordMixin):
     http_referrer: Mapped[str | None] = mapped_column(sa.String(1024), sort_order=-2)
     user_agent: Mapped[str | None] = mapped_column(sa.String(255), sort_order=-2)
     key: Mapped[str | None] = mapped_column(exact(128), sort_order=-2)
+    #: A digest of action and key; ``None`` without a key. To Galera, a unique key over both would have the same value in
+    #: all rows without a key, and two clicks at the same time would be a conflict.
+    identity: Mapped[str | None] = mapped_column(exact(64), unique=True, sort_order=-2)
     value: Mapped[Decimal | None] = mapped_column(MONEY, sort_order=-2)
     currency: Mapped[str | None] = mapped_column(sa.String(3), sort_order=-2)
     params: Mapped[dict[str, t.Any] | None] = mapped_column(sa.JSON(none_as_null=True), sort_order=-2)
@@ -57,7 +60,6 @@ class ReferralResponseMixin(RecordMixin):
     @declared_attr.directive
     def __table_args__(cls) -> t.Any:
         return (
-            sa.UniqueConstraint("action", "key"),
             sa.Index(None, "session_key", "created_at", "id"),
             sa.Index(None, "user_id", "is_touch", "created_at", "id"),
             sa.Index(None, "referral_id", "created_at", "id"),

@@ -160,6 +160,13 @@ def upgrade() -> None:
             nullable=True,
         ),
         sa.Column(
+            "identity",
+            sa.String(length=64)
+            .with_variant(mysql.VARCHAR(collation="utf8mb4_bin", length=64), "mariadb")
+            .with_variant(mysql.VARCHAR(collation="utf8mb4_bin", length=64), "mysql"),
+            nullable=True,
+        ),
+        sa.Column(
             "value",
             sa.Numeric(precision=14, scale=4).with_variant(sa.Float(asdecimal=True, decimal_return_scale=4), "sqlite"),
             nullable=True,
@@ -192,7 +199,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["referral_id"], ["referral.id"], ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["user_id"], ["user.id"], ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("action", "key"),
+        sa.UniqueConstraint("identity"),
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("referral_response", schema=None) as batch_op:
