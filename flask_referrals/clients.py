@@ -31,11 +31,8 @@ def is_prefetch(request: Request) -> bool:
 
     MDN, *Sec-Purpose*: browsers mark speculative loads so that servers can refuse them.
     """
-    return any(
-        word in request.headers.get(name, "").lower()
-        for name in _PURPOSE_HEADERS
-        for word in ("prefetch", "prerender", "preview")
-    )
+    purposes = " ".join(request.headers.get(name, "") for name in _PURPOSE_HEADERS).lower()
+    return any(word in purposes for word in ("prefetch", "prerender", "preview"))
 
 
 def not_a_click(request: Request) -> str | None:
@@ -96,8 +93,8 @@ def opts_out(request: Request) -> bool:
 
     *Global Privacy Control*, a W3C draft, defines ``Sec-GPC: 1``; ``DNT: 1`` is its forerunner.
     """
-    asks = "1" in (request.headers.get("Sec-GPC"), request.headers.get("DNT"))
-    return asks and bool(current_app.config["REFERRALS_RESPECT_GPC"])
+    is_heard = bool(current_app.config["REFERRALS_RESPECT_GPC"])
+    return is_heard and "1" in (request.headers.get("Sec-GPC"), request.headers.get("DNT"))
 
 
 def description(request: Request | None) -> dict[str, str | None]:

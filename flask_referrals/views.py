@@ -45,11 +45,12 @@ def follow(code: str) -> Response:
     """Send a visitor on to where a link leads, and record the click."""
     if not CODE.fullmatch(code):
         abort(404)
+    request = unwrapped(flask.request)
     if clients.is_prefetch(request):
         # A browser that is given the redirect ahead of the click never sends the click itself.
         return _no_store(Response(status=503))
     try:
-        redirect_to = clicks.follow(code, unwrapped(request))
+        redirect_to = clicks.follow(code, request)
     except Exception:
         log_failure("The link %r could not be looked up.", code)
         return _redirect()
