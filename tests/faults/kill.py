@@ -21,8 +21,8 @@ from sqlalchemy import make_url
 
 from tests.databases import NAMES
 from tests.databases import new_database
-from tests.faults.site import Clients
 from tests.faults.site import Site
+from tests.web import Clients
 
 _CLIENTS = 8
 #: The longest time without an answer: a restart of the server takes some two seconds.
