@@ -1,20 +1,27 @@
 """What servers need that the tests start themselves: a port, and a folder of an account that they run under."""
 
+import itertools
 import os
 import pwd
+import random
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
+
+#: Below those that outgoing connections are given, so that a port is still free when its server starts again.
+_ports = itertools.count(random.randrange(10_000, 30_000))
 
 
 def free_port() -> int:
-    """Return a port on loopback that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
+    """Return a port on loopback that nobody listens on; each call returns another."""
+    for port in _ports:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise RuntimeError("No port is free.")
 
 
 @contextmanager

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
+from typing import Generic
 from typing import TypeVar
 
 from flask import Flask
@@ -22,7 +24,9 @@ from flask import Response
 
 from tests.host import BROWSER
 
+T = TypeVar("T")
 S = TypeVar("S", bound="Server")
+C = TypeVar("C", bound="Clients[Any]")
 
 ROOT = Path(__file__).parents[1]
 
@@ -182,28 +186,28 @@ class Server:
         return len(re.findall(rf"^\[.*\] ERROR in .*: .*{message}", self._log.read_text(), re.MULTILINE))
 
 
-class Clients:
-    """Clients that send one request after the other, all at the same time, until the context ends.
+class Clients(Generic[T]):
+    """Clients that do one thing after the other, all at the same time, until the context ends.
 
-    :param send: sends a request.
+    :param act: sends a request, or several, and returns what came of it.
     :param count: how many clients.
     :param pause: how long each rests after an answer, in seconds.
     """
 
-    def __init__(self, send: Callable[[], Answer], count: int, pause: float = 0) -> None:
-        self.answers: list[Answer] = []
-        self._send = send
+    def __init__(self, act: Callable[[], T], count: int, pause: float = 0) -> None:
+        self.answers: list[T] = []
+        self._act = act
         self._pause = pause
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(count)
         self._running = [self._pool.submit(self._run) for _ in range(count)]
 
-    def __enter__(self) -> "Clients":
+    def __enter__(self: C) -> C:
         return self
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self.answers.append(self._send())
+            self.answers.append(self._act())
             self._stop.wait(self._pause)
 
     def __exit__(self, *exc_info: object) -> None:
