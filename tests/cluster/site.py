@@ -30,7 +30,7 @@ LINKS = 20
 _DATABASE = "CLUSTER_DATABASE"
 _WORKERS, _THREADS = 2, 4
 #: One of so many visitors does more than click.
-_ACTIVE = 4
+_ACTIVE = 8
 #: So many visitors make the same link, most of them at the same time.
 _SHARERS = 8
 #: How often a visitor tries what was not answered, and the pause between, in seconds.
@@ -131,12 +131,12 @@ class _Visitor:
         self._done = Visit()
 
     def visit(self) -> Visit:
-        """Click; one in some does more."""
+        """Click; one in some does more, under the link that brought them: the first action binds them to it."""
         code = self._click("first")
         if code is None or self._number % _ACTIVE:
             return self._done
         self._act("VIEWED", code)
-        code = self._click("second") or code
+        self._click("second")
         self._share(f"shared {self._number // (_ACTIVE * _SHARERS)}")
         self._log_in()
         self._act("PAID", code)
