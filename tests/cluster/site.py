@@ -30,7 +30,7 @@ LINKS = 20
 _DATABASE = "CLUSTER_DATABASE"
 _WORKERS, _THREADS = 2, 4
 #: One of so many visitors does more than click.
-_ACTIVE = 8
+_ACTIVE = 16
 #: So many visitors make the same link, most of them at the same time.
 _SHARERS = 8
 #: How often a visitor tries what was not answered, and the pause between, in seconds.
