@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from flask import Flask
 from flask import current_app
+from sqlalchemy.exc import DBAPIError
 
 from . import signals
 from . import totals
@@ -18,6 +19,7 @@ from .identity import unwrapped
 from .identity import user_id
 from .transactions import Transaction
 from .transactions import after_commit
+from .transactions import is_passing
 
 #: How many responses are loaded at once; PostgreSQL takes 65,535 parameters at most.
 _PAGE = 1000
@@ -115,9 +117,20 @@ def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
     session.flush()  # the host's own errors stay the host's
     transaction = Transaction(session, state.models.response, commit=not host_is_writing)
     try:
-        _link(transaction, user, key)
+        try:
+            _link(transaction, user, key)
+        except DBAPIError as error:
+            transaction.recover()
+            if host_is_writing or transaction.is_own or session.in_transaction() or not is_passing(error):
+                raise
+            # The host's is gone, in which it had read the user, for one: ours is done again in one of our own.
+            transaction = Transaction(session, state.models.response, commit=True)
+            _link(transaction, user, key)
+            current_app.logger.warning("The database gave up the transaction in which a user logged in: %r", error.orig)
     except Exception:
         transaction.recover()
+        # A view may have cleared the session: the first action that is recorded links them then.
+        visitors.set_key(key)
         log_failure("A visitor's responses could not be linked to the user who logged in.")
 
 

@@ -3,17 +3,20 @@
 The days since the last time are rolled up by ``flask referrals rollup``. Rows of the table are added and never changed,
 so that nobody waits for a counter; what changes in a day that is rolled up already adds a row that corrects it. One row
 is the bookmark: all days before its own are rolled up. Who rolls up locks it, and so does who corrects: no change falls
-between the two.
+between the two. It is there before anything is counted, and in MariaDB it is also written to: the nodes of a cluster
+know nothing of each other's locks, but of two that write to the same row at the same time one is given up.
 """
 
 import typing as t
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from .columns import KEY
@@ -99,6 +102,9 @@ def correct(session: Session, changes: Iterable[Counted], by: int) -> None:
     """
     total = current_state().models.total
     bookmark = sa.select(total.c.day).where(total.c.id == _BOOKMARK).with_for_update(read=True)
+    if session.get_bind(**_bind()).dialect.name in ("mysql", "mariadb"):
+        mark = sa.update(total).where(total.c.id == _BOOKMARK).values(count=total.c.count + 1)
+        session.execute(mark, bind_arguments=_bind())
     until = session.scalar(bookmark, bind_arguments=_bind())
     if until is None:
         return
@@ -122,14 +128,22 @@ def roll_up() -> int:
     total, response = models.total, models.response
     session = current_state().session
     transaction = Transaction(session, response, commit=True)
+    bookmark = sa.select(total.c.day).where(total.c.id == _BOOKMARK).with_for_update()
+
+    def place_bookmark() -> None:
+        with transaction.write():
+            transaction.begin()
+            oldest = session.scalar(sa.select(sa.func.min(response.created_at)))
+            if oldest is not None and session.scalar(bookmark, bind_arguments=_bind()) is None:
+                first = sa.insert(total).values(id=_BOOKMARK, action="", day=min(_midnight(oldest), _over()), count=0)
+                session.execute(first, bind_arguments=_bind())
+        transaction.commit()
 
     def work() -> int:
         with transaction.write():
             transaction.begin()
-            bookmark = sa.select(total.c.day).where(total.c.id == _BOOKMARK).with_for_update()
             until = session.scalar(bookmark, bind_arguments=_bind())
-            oldest = until or session.scalar(sa.select(sa.func.min(response.created_at)))
-            start, end = _midnight(oldest) if oldest is not None else _over(), _over()
+            start, end = as_utc(until) if until is not None else _over(), _over()
             if start >= end:
                 return 0
             # Not by INSERT … SELECT, for which MariaDB locks all that it reads.
@@ -141,13 +155,13 @@ def roll_up() -> int:
             for rows in counted.mappings().partitions(_PAGE):
                 facts = [{**row, "day": end - _DAY} for row in rows]
                 session.execute(sa.insert(total), facts, bind_arguments=_bind())
-            moved: sa.Executable = sa.update(total).where(total.c.id == _BOOKMARK).values(day=end)
-            if until is None:
-                moved = sa.insert(total).values(id=_BOOKMARK, action="", day=end, count=0)
+            moved = sa.update(total).where(total.c.id == _BOOKMARK).values(day=end)
             session.execute(moved, bind_arguments=_bind())
         transaction.commit()
         return (end - start).days
 
+    with suppress(IntegrityError):  # another places it at the same time
+        transaction.run(place_bookmark)
     return transaction.run(work)
 
 

@@ -30,10 +30,11 @@ _TIME = 1.0
 _PAUSE = 0.01
 
 # What says that the database gave a transaction up in favour of another, and that it may work when it is tried again:
-# by the SQL standard and PostgreSQL, a serialization failure and a deadlock; by MariaDB a deadlock, a lock wait timeout
-# and a changed record; by SQLite a snapshot that is too old to be written to.
+# by the SQL standard and PostgreSQL, a serialization failure and a deadlock; by MariaDB a deadlock, a lock wait
+# timeout, a changed record, and a savepoint that went with its transaction; by SQLite a snapshot that is too old to be
+# written to.
 _CONFLICT_STATES = {"40001", "40P01"}
-_CONFLICT_NUMBERS = {1213, 1205, 1020}
+_CONFLICT_NUMBERS = {1213, 1205, 1020, 1305}
 _SQLITE_BUSY_SNAPSHOT = 517
 
 
@@ -44,7 +45,7 @@ def _is_conflict(error: BaseException) -> bool:
     return state in _CONFLICT_STATES or number in _CONFLICT_NUMBERS or snapshot
 
 
-def _is_passing(error: BaseException) -> bool:
+def is_passing(error: BaseException) -> bool:
     """Whether what failed may work when it is tried once more."""
     if not isinstance(error, DBAPIError) or error.orig is None:
         return False
@@ -173,7 +174,7 @@ class Transaction:
                     self._rollback()
                 failures += 1
                 is_last = failures == _TRIES or time.monotonic() > latest
-                if is_last or not self.is_own or not _is_passing(error):
+                if is_last or not self.is_own or not is_passing(error):
                     raise
                 is_lost = is_lost or t.cast(DBAPIError, error).connection_invalidated
             latest = min(latest, time.monotonic() + _TIME)

@@ -100,9 +100,11 @@ def create() -> flask.typing.ResponseReturnValue:
     """Make a link for the logged-in user: JSON for programs and scripts, a page for a browser's plain form."""
     if _is_cross_site():
         return _refuse(403, "This can only be done from the site itself.")
+    state = current_state()
+    transaction = Transaction(state.session, state.models.referral, commit=True)
     try:
         user = visitors.current_user(unwrapped(request))
-        return _ask_to_log_in() if user is None else _create(user)
+        return _ask_to_log_in() if user is None else _create(transaction, user)
     except InvalidValueError as error:
         return _refuse(400, str(error))
     except TooManyLinksError as error:
@@ -112,14 +114,12 @@ def create() -> flask.typing.ResponseReturnValue:
         return _ask_to_try_again()
 
 
-def _create(user: t.Any) -> flask.typing.ResponseReturnValue:
+def _create(transaction: Transaction, user: t.Any) -> flask.typing.ResponseReturnValue:
     request.max_content_length = _MAX_BODY
     try:
         fields = _fields()
     except HTTPException as error:
         return _refuse(error.code or 400, error.description or "")
-    state = current_state()
-    transaction = Transaction(state.session, state.models.referral, commit=True)
     target = targets.from_token(fields["target"], user) if fields["target"] else None
     limit = current_app.config["REFERRALS_LINK_LIMIT"]
 

@@ -110,7 +110,7 @@ def make_host(
 
     @app.post("/act/<action>")
     def act(action: str) -> str:
-        response = Referral.record_response(action)
+        response = Referral.record_response(action, key=request.form.get("key"))
         return "" if response is None else response.referral.code
 
     host = Host(app, db, referrals, User, Product)

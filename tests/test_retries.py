@@ -162,6 +162,51 @@ def test_click_after_the_server_closed_all_connections_is_recorded(host: Host, c
         assert len(host.responses()) == 1
 
 
+@on_servers
+def test_history_is_joined_at_login_though_the_hosts_transaction_was_lost(
+    host: Host, client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The host has read the user in it."""
+    with host.app.app_context():
+        host.user("mia")
+        engine = host.db.engine
+    follow(host, client)
+    closes = iter([1])
+
+    def close(conn: sa.Connection, cursor: Any, statement: str, *args: Any) -> None:
+        if statement.startswith("UPDATE referral_response") and next(closes, None):
+            close_from_outside(engine, number_of(conn))
+
+    event.listen(engine, "before_cursor_execute", close)
+    assert client.post("/login", data={"name": "mia"}).status_code == 302
+    event.remove(engine, "before_cursor_execute", close)
+    with host.app.app_context():
+        assert [response.user.name for response in host.responses()] == ["mia"]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@on_servers
+def test_first_action_joins_what_the_login_could_not(host: Host, client: FlaskClient, give_up: GiveUp) -> None:
+    """The view had cleared the session, and the visitor's key with it."""
+    with host.app.app_context():
+        host.user("mia")
+    code = follow(host, client)
+    with host.app.app_context():
+        give_up("referral_response", "UPDATE", 1)
+    client.post("/login", data={"name": "mia"})
+    assert client.post("/act/PAID").text == code
+    with host.app.app_context():
+        assert [response.user.name for response in host.responses()] == ["mia", "mia"]
+
+
+@on_servers
+def test_link_for_the_logged_in_user_is_made_at_a_later_try(host: Host, client: FlaskClient, give_up: GiveUp) -> None:
+    client.post("/signup", data={"name": "mia"})
+    with host.app.app_context():
+        give_up("referral", "INSERT", TRIES - 1)
+    assert client.post("/referrals/", json={"redirect_to": "/"}).status_code == 200
+
+
 def test_snapshot_that_is_too_old_to_write_is_left_for_a_new_one(sqlite_url: str) -> None:
     host = make_host(sqlite_url)
     with host.app.app_context():

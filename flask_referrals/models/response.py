@@ -33,8 +33,8 @@ class ReferralResponseMixin(RecordMixin):
     http_referrer: Mapped[str | None] = mapped_column(sa.String(1024), sort_order=-2)
     user_agent: Mapped[str | None] = mapped_column(sa.String(255), sort_order=-2)
     key: Mapped[str | None] = mapped_column(exact(128), sort_order=-2)
-    #: A digest of action and key; ``None`` without a key. To Galera, a unique key over both would have the same value in
-    #: all rows without a key, and two clicks at the same time would be a conflict.
+    #: A digest of action and key; ``None`` without a key. A unique key over both would be the same in all rows without
+    #: a key, to Galera, and two clicks at the same time a conflict.
     identity: Mapped[str | None] = mapped_column(exact(64), unique=True, sort_order=-2)
     value: Mapped[Decimal | None] = mapped_column(MONEY, sort_order=-2)
     currency: Mapped[str | None] = mapped_column(sa.String(3), sort_order=-2)

@@ -21,8 +21,9 @@ from sqlalchemy import make_url
 
 from tests.databases import NAMES
 from tests.databases import new_database
-from tests.faults.site import Clients
 from tests.faults.site import Site
+from tests.web import Answer
+from tests.web import Clients
 
 _CLIENTS = 8
 #: The longest time without an answer: a restart of the server takes some two seconds.
@@ -102,7 +103,7 @@ def run(url: str, folder: Path, *, kills: int, clicks: int) -> Outcome:
     )
 
 
-def _wait_for(clients: Clients, answers: int) -> None:
+def _wait_for(clients: Clients[Answer], answers: int) -> None:
     give_up = time.monotonic() + _PATIENCE
     while len(clients.answers) < answers:
         if time.monotonic() > give_up:
@@ -110,7 +111,7 @@ def _wait_for(clients: Clients, answers: int) -> None:
         time.sleep(0.002)
 
 
-def _kill_a_worker(site: Site, clients: Clients, since: int) -> None:
+def _kill_a_worker(site: Site, clients: Clients[Answer], since: int) -> None:
     """Kill one of the workers that have answered since the last kill."""
     while True:
         workers = [answer.worker for answer in clients.answers[since:] if answer.worker is not None]

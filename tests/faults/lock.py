@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tests.databases import new_database
 from tests.faults.site import WORKERS
-from tests.faults.site import Clients
 from tests.faults.site import Site
+from tests.web import Clients
 
 #: The default of ``REFERRALS_LOCK_TIMEOUT`` and half a second, in seconds.
 BOUND = 2.5
@@ -105,7 +105,7 @@ def run(url: str, folder: Path, lock: Lock, *, seconds: float) -> Outcome:
                 while sum(answer.sent > unlocked for answer in clients.answers) < 2 * WORKERS:
                     time.sleep(_MARGIN)
             recorded = site.recorded()
-            logged = site.logged()
+            logged = site.lost()
     under_lock = [answer for answer in clients.answers if answer.ended > locked and answer.sent < released]
     after = [answer for answer in clients.answers if answer.sent > unlocked]
     unrecorded = [answer for answer in clients.answers if answer.mark not in recorded]

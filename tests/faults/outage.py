@@ -10,11 +10,8 @@ when one is lost that came while the server was up, or when a request for a link
 """
 
 import argparse
-import os
-import pwd
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,9 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.site import WORKERS
-from tests.faults.site import Answer
-from tests.faults.site import Clients
 from tests.faults.site import Site
+from tests.servers import free_port
+from tests.servers import new_folder
+from tests.web import Answer
+from tests.web import Clients
 
 #: For how long requests come in before and after, in seconds.
 _MARGIN = 1.0
@@ -50,8 +49,7 @@ class PostgreSQL:
         self._programs = programs
         self._folder = folder
         self._account = account
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync")
 
     @property
@@ -104,16 +102,7 @@ def find_programs() -> Path | None:
 @contextmanager
 def new_server(programs: Path) -> Iterator[PostgreSQL]:
     """Yield a running server; it is gone at the end."""
-    account = None
-    if os.geteuid() == 0:  # it refuses to run as root
-        names = [entry.pw_name for entry in pwd.getpwall()]
-        account = "postgres" if "postgres" in names else "nobody"
-    with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent, "data")
-        folder.mkdir(mode=0o700)
-        if account is not None:
-            Path(parent).chmod(0o711)
-            shutil.chown(folder, account)
+    with new_folder("postgres") as (folder, account):
         server = PostgreSQL(programs, folder, account)
         try:
             server.start()
@@ -213,7 +202,7 @@ def run(server: PostgreSQL, folder: Path, *, seconds: float) -> Outcome:
         lost={part: sum(answer.mark not in recorded for answer in clicks[part]) for part in PARTS},
         missing=sum(answer.has_cookie for answer in lost),
         doubled=sum(times > 1 for times in recorded.values()),
-        unlogged=sum(answer.status == 302 for answer in lost) - site.logged(),
+        unlogged=sum(answer.status == 302 for answer in lost) - site.lost(),
         leaks=sum(bool(re.search("Traceback|psycopg|sqlalchemy", answer.body)) for answer in everything),
         impolite=sum(answer.status == 503 and not answer.retry_after for answer in everything),
         slowest=max(answer.ended - answer.sent for answer in clicks["during"]),

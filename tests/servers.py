@@ -1,0 +1,43 @@
+"""What servers need that the tests start themselves: a port, and a folder of an account that they run under."""
+
+import itertools
+import os
+import pwd
+import random
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextlib import suppress
+from pathlib import Path
+
+#: Below those that outgoing connections are given, so that a port is still free when its server starts again.
+_ports = itertools.count(random.randrange(10_000, 30_000))
+
+
+def free_port() -> int:
+    """Return a port on loopback that nobody listens on; each call returns another."""
+    for port in _ports:
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise RuntimeError("No port is free.")
+
+
+@contextmanager
+def new_folder(account: str) -> Iterator[tuple[Path, str | None]]:
+    """Yield an empty folder, and the account that owns it: database servers refuse to run as root.
+
+    :param account: who runs the server where we are root, if there is such an account; else ``nobody``.
+    :return: the account is ``None`` where we are not root: the server runs as we do.
+    """
+    owner = None
+    if os.geteuid() == 0:
+        owner = account if account in [entry.pw_name for entry in pwd.getpwall()] else "nobody"
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent, "data")
+        folder.mkdir(mode=0o700)
+        if owner is not None:
+            Path(parent).chmod(0o711)
+            shutil.chown(folder, owner)
+        yield folder, owner
