@@ -51,6 +51,11 @@ class Stored(t.NamedTuple):
     redirect_to: str
 
 
+def writes_what_it_selects(dialect: Dialect) -> bool:
+    """Whether a database takes an INSERT … SELECT without locking what it reads, and returns what it wrote."""
+    return dialect.name in ("postgresql", "sqlite") and dialect.insert_returning
+
+
 def store(transaction: Transaction, choice: Choice, row: dict[str, t.Any]) -> Stored | None:
     """Write a response; ``None`` when no referral is chosen.
 
@@ -60,7 +65,7 @@ def store(transaction: Transaction, choice: Choice, row: dict[str, t.Any]) -> St
     """
     models, connection = current_state().models, transaction.connection
     given = {_parameter(name): value for name, value in row.items()} | choice.parameters
-    if connection.dialect.name in ("postgresql", "sqlite") and connection.dialect.insert_returning:
+    if writes_what_it_selects(connection.dialect):
         insert = models.once(_insert_chosen, connection.dialect, tuple(row), choice.make, *choice.arguments)
         written = connection.execute(insert, given).one_or_none()
         return Stored(*written) if written is not None else None

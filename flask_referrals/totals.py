@@ -23,6 +23,7 @@ from .columns import KEY
 from .columns import TIME
 from .columns import exact
 from .context import current_state
+from .storing import writes_what_it_selects
 from .times import as_utc
 from .transactions import Transaction
 
@@ -133,8 +134,10 @@ def roll_up() -> int:
     def place_bookmark() -> None:
         with transaction.write():
             transaction.begin()
+            if session.scalar(bookmark, bind_arguments=_bind()) is not None:
+                return
             oldest = session.scalar(sa.select(sa.func.min(response.created_at)))
-            if oldest is not None and session.scalar(bookmark, bind_arguments=_bind()) is None:
+            if oldest is not None:
                 first = sa.insert(total).values(id=_BOOKMARK, action="", day=min(_midnight(oldest), _over()), count=0)
                 session.execute(first, bind_arguments=_bind())
         transaction.commit()
@@ -146,15 +149,22 @@ def roll_up() -> int:
             start, end = as_utc(until) if until is not None else _over(), _over()
             if start >= end:
                 return 0
-            # Not by INSERT … SELECT, for which MariaDB locks all that it reads.
-            counted = session.execute(
-                sa.select(response.referral_id, response.action, sa.func.count().label("count"))
+            counted = (
+                sa.select(
+                    response.referral_id,
+                    response.action,
+                    sa.literal(end - _DAY, TIME).label("day"),
+                    sa.func.count().label("count"),
+                )
                 .where(response.created_at >= start, response.created_at < end, response.ignored.is_(None))
                 .group_by(response.referral_id, response.action)
             )
-            for rows in counted.mappings().partitions(_PAGE):
-                facts = [{**row, "day": end - _DAY} for row in rows]
-                session.execute(sa.insert(total), facts, bind_arguments=_bind())
+            if writes_what_it_selects(transaction.connection.dialect):
+                names = counted.selected_columns.keys()
+                session.execute(sa.insert(total).from_select(names, counted), bind_arguments=_bind())
+            else:
+                for rows in session.execute(counted).mappings().partitions(_PAGE):
+                    session.execute(sa.insert(total), [dict(row) for row in rows], bind_arguments=_bind())
             moved = sa.update(total).where(total.c.id == _BOOKMARK).values(day=end)
             session.execute(moved, bind_arguments=_bind())
         transaction.commit()
