@@ -8,6 +8,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from werkzeug.wrappers import Request
 
+from . import cli
 from . import config
 from . import joining
 from . import registry
@@ -98,6 +99,7 @@ class Referrals:
         app.register_blueprint(views.blueprint, url_prefix=app.config["REFERRALS_URL_PREFIX"])
         if app.config["REFERRALS_QUERY_PARAM"]:
             app.before_request(views.follow_from_query)
+        app.cli.add_command(cli.group)
         templating.init_app(app)
         _follow_logins(app)
         _warn(app)

@@ -14,7 +14,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import BadRequest
 from werkzeug.exceptions import HTTPException
 
-from . import cli
 from . import clicks
 from . import clients
 from . import config
@@ -31,7 +30,6 @@ from .transactions import Transaction
 from .urls import location_of
 
 blueprint: Blueprint = Blueprint("referrals", __name__, template_folder="templates", static_folder="static")
-blueprint.cli = cli.group
 
 #: The most a request for a link may send, in bytes.
 _MAX_BODY = 32 * 1024

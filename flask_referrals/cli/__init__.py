@@ -1,42 +1,25 @@
-"""``flask referrals …``: the commands, gathered."""
+"""``flask referrals …``."""
 
+import click
 from flask.cli import AppGroup
 
-from .doctor import doctor
-from .explain import explain
-from .explain import simulate
-from .links import create
-from .links import expire
-from .links import list_
-from .links import show
-from .migrations import check
-from .migrations import revision
-from .privacy import anonymize
-from .privacy import export_user
-from .privacy import forget_user
-from .privacy import purge
-from .rollup import rollup
-from .transfer import export
-from .transfer import import_
 
-group: AppGroup = AppGroup("referrals", short_help="Links, their responses, and the tables of both.")
+class _Referrals(AppGroup):
+    """Imports its commands when one is asked for: a site that serves pages needs none of them."""
 
-for _command in (
-    create,
-    list_,
-    show,
-    expire,
-    explain,
-    simulate,
-    import_,
-    export,
-    purge,
-    anonymize,
-    export_user,
-    forget_user,
-    rollup,
-    revision,
-    check,
-    doctor,
-):
-    group.add_command(_command)
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        self._gather()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        self._gather()
+        return super().get_command(ctx, cmd_name)
+
+    def _gather(self) -> None:
+        from .commands import COMMANDS
+
+        for command in COMMANDS:
+            self.add_command(command)
+
+
+group: AppGroup = _Referrals("referrals", short_help="Links, their responses, and the tables of both.")
