@@ -1,10 +1,7 @@
 """The site behind PgBouncer in transaction mode, with the snippets of docs/scaling.rst as they stand there."""
 
-import re
-import textwrap
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,19 +15,10 @@ from tests.conftest import MakeHost
 from tests.databases import new_database
 from tests.host import Host
 from tests.host import in_parallel
+from tests.pages import snippet
 
-PAGE = (Path(__file__).parent.parent / "docs" / "scaling.rst").read_text()
-
-
-def snippet(language: str, about: str) -> str:
-    """Return the block of the page in a language that speaks of something."""
-    blocks = re.findall(rf"\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", PAGE)
-    (found,) = [block for block in blocks if about in block]
-    return textwrap.dedent(found)
-
-
-CONFIG = snippet("ini", "pool_mode")
-SETTINGS = snippet("python", "prepare_threshold")
+CONFIG = snippet("scaling.rst", "ini", "pool_mode")
+SETTINGS = snippet("scaling.rst", "python", "prepare_threshold")
 
 #: Connections that PgBouncer may open to the server, and threads that want one each.
 CONNECTIONS = 3
