@@ -180,6 +180,8 @@ def test_action_happens_once_however_many_race(host: Host, options: dict[str, An
 
 
 def test_every_statement_finds_its_rows_by_an_index(host: Host) -> None:
+    # Not by those of ``before``, which no transaction uses while one that is older than the revision runs.
+    make_months(host, months=2, rows=2)
     with host.app.app_context():
         owner = host.user("user 1")
         for number in range(8):
@@ -228,7 +230,7 @@ def test_statement_that_knows_the_time_or_the_key_reads_few_partitions(host: Hos
     count = next(each for each in sent if "count(*)" in each[0])
     by_key = next(each for each in sent if "referral_response.key = " in each[0])
     is_repeat = next(each for each in clicked if "EXISTS" in each[0])
-    with engine.connect() as connection:
+    with engine.connect() as connection:  # which is rolled back
         for statement, parameters in (count, by_key, is_repeat):
             analyzed = f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}"
             plan = connection.exec_driver_sql(analyzed, parameters).scalar_one()
