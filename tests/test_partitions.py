@@ -43,10 +43,10 @@ def declare(db: SQLAlchemy, User: Any) -> None:
     exec(MODELS, {"__name__": "shop.models", "db": db, "User": User})
 
 
-def upgrade(connection: sa.Connection) -> None:
+def upgrade(connection: sa.Connection, revision: str = REVISION) -> None:
     """Run the page's revision."""
     names: dict[str, Any] = {"op": Operations(MigrationContext.configure(connection))}
-    exec(REVISION, names)
+    exec(revision, names)
     names["upgrade"]()
 
 
@@ -270,3 +270,21 @@ def test_click_of_a_month_that_nobody_made_is_kept(host: Host) -> None:
         late = datetime.now(timezone.utc) + timedelta(days=400)
         host.add(host.referrals.ReferralResponse(referral_id=link.id, action="RESPONDED", created_at=late))
         assert partitions(host)["other"] == 1
+
+
+def test_weeks_are_made_as_the_page_says(database_url: str) -> None:
+    host = make_host(database_url)
+    weekly = REVISION.replace("month", "week").replace("YYYY_MM", "IYYY_IW")
+    with host.app.app_context():
+        host.db.create_all()
+        with host.db.engine.begin() as connection:
+            upgrade(connection, weekly)
+            link = sa.insert(Referral).values(code="a", identity="a", redirect_to="/", label="")
+            key = connection.scalar(link.returning(Referral.id))
+            now = datetime.now(timezone.utc)
+            for weeks in range(4):
+                time = now + timedelta(weeks=weeks)
+                connection.execute(sa.insert(ReferralResponse).values(referral_id=key, action="A", created_at=time))
+        names = [f"week_{now + timedelta(weeks=weeks):%G_%V}" for weeks in (1, 2)]
+        assert partitions(host) == {"before": 1, names[0]: 1, names[1]: 1, "other": 1}
+        host.db.engine.dispose()

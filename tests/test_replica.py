@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 from sqlalchemy import event
 
 from flask_referrals import Referral
@@ -20,6 +21,9 @@ from tests.faults import outage
 from tests.host import Host
 from tests.host import follow
 from tests.host import make_host
+from tests.pages import snippet
+
+SETTINGS = snippet("scaling.rst", "python", "REFERRALS_REPORT_BIND")
 
 Report = Callable[[Host, Any], object]
 
@@ -166,11 +170,15 @@ class Pair:
 
     def __init__(self, primary: outage.PostgreSQL, standby: outage.PostgreSQL) -> None:
         self.standby = standby
+        site = Flask("shop")
+        exec(SETTINGS, {"app": site})
+        settings = site.config.get_namespace("REFERRALS_", lowercase=False, trim_namespace=False)
+        (bind,) = site.config["SQLALCHEMY_BINDS"]
         self.host = make_host(
             primary.url,
-            SQLALCHEMY_BINDS={"replica": standby.url},
-            REFERRALS_REPORT_BIND="replica",
+            SQLALCHEMY_BINDS={bind: standby.url},
             SQLALCHEMY_ENGINE_OPTIONS={"pool_pre_ping": True},
+            **settings,
         )
         with self.host.app.app_context():
             self.primary_engine, self.replica_engine = self.host.db.engines[None], self.host.db.engines["replica"]
