@@ -228,7 +228,7 @@ def test_statement_that_knows_the_time_or_the_key_reads_few_partitions(host: Hos
     with collected(engine) as clicked:
         client.get(f"/referrals/{code}")
     count = next(each for each in sent if "count(*)" in each[0])
-    by_key = next(each for each in sent if "referral_response.key = " in each[0])
+    by_key = next(each for each in sent if "referral_response.identity = " in each[0])
     is_repeat = next(each for each in clicked if "EXISTS" in each[0])
     with engine.connect() as connection:  # which is rolled back
         for statement, parameters in (count, by_key, is_repeat):
