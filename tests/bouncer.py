@@ -2,11 +2,9 @@
 
 import configparser
 import os
-import pwd
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +14,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.databases import unavailable
+from tests.servers import free_port
+from tests.servers import new_folder
 
 _PATIENCE = 30
 
@@ -33,8 +33,7 @@ def new_bouncer(url: str, config: str, **settings: object) -> Iterator[str]:
         unavailable("No pgbouncer: install Debian's package of that name.")
         return
     server = sa.make_url(url)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     ini = configparser.ConfigParser(interpolation=None)
     ini.read_string(config)
     (name,) = ini["databases"]
@@ -49,13 +48,8 @@ def new_bouncer(url: str, config: str, **settings: object) -> Iterator[str]:
     ini["databases"][name] = f"{options} {on_page}"
     own = {"listen_addr": "127.0.0.1", "listen_port": port, "unix_socket_dir": "", "auth_type": "any"}
     ini["pgbouncer"].update({key: str(value) for key, value in {**own, **settings}.items()})
-    account = None
-    if os.geteuid() == 0:  # it refuses to run as root
-        names = [entry.pw_name for entry in pwd.getpwall()]
-        account = "postgres" if "postgres" in names else "nobody"
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o711)
-        file, log = Path(folder, "pgbouncer.ini"), Path(folder, "log")
+    with new_folder("postgres") as (folder, account):  # it refuses to run as root
+        file, log = folder / "pgbouncer.ini", folder / "log"
         with file.open("w") as stream:
             ini.write(stream)
         with log.open("w") as output:
