@@ -15,6 +15,7 @@ from . import config
 from . import visitors
 from .context import current_state
 from .identity import user_id
+from .replica import objects_of
 from .storing import Choice
 
 if t.TYPE_CHECKING:
@@ -220,7 +221,7 @@ def referred_by(user_id: t.Any) -> Sequence[t.Any]:
     )
     if user is not None:
         bound = bound.join(response.user).with_only_columns(user)
-    return state.session.scalars(bound).all()
+    return objects_of(bound)
 
 
 def _touches(models: "Models", *who: bool) -> sa.Select[t.Any]:

@@ -52,6 +52,8 @@ DEFAULTS: dict[str, t.Any] = {
     # How long a click waits for a lock in SQLite before it leads on unrecorded: timedelta or seconds; None: as long as
     # the engine's own timeout says, which also ends a longer one.
     "REFERRALS_LOCK_TIMEOUT": timedelta(seconds=2),
+    # The key in SQLALCHEMY_BINDS of a replica, where counts, lists and exports are read; None: where clicks are stored.
+    "REFERRALS_REPORT_BIND": None,
     # The cookie that keeps the visitor's key, with SameSite=Lax; None: it is kept in the Flask session.
     "REFERRALS_COOKIE": None,
     # Whether visitors who send Sec-GPC: 1 or DNT: 1 are neither described nor recognised later.
@@ -213,6 +215,10 @@ def apply(app: Flask) -> None:
         raise ConfigurationError("SECRET_KEY_FALLBACKS must be a list of keys, not one key.")
     if app.config["REFERRALS_COOKIE"] == app.config["SESSION_COOKIE_NAME"]:
         raise ConfigurationError("REFERRALS_COOKIE must be another name than SESSION_COOKIE_NAME.")
+    bind, binds = app.config["REFERRALS_REPORT_BIND"], app.config["SQLALCHEMY_BINDS"]
+    if bind is not None and bind not in [*binds]:
+        found = f"has only {', '.join(map(repr, binds))}" if binds else "is empty"
+        raise ConfigurationError(f"REFERRALS_REPORT_BIND is {bind!r}, but SQLALCHEMY_BINDS {found}.")
 
 
 @lru_cache(maxsize=256)

@@ -8,12 +8,14 @@ import json
 import typing as t
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from decimal import Decimal
 
 import sqlalchemy as sa
 
 from .context import current_state
+from .replica import result_of
 from .times import as_utc
 
 #: Columns that mean something to us alone.
@@ -33,7 +35,8 @@ def count(table: str, since: datetime | None = None, *, user_id: t.Any = None) -
     :param user_id: only those of the user with this key.
     """
     rows = _select(table, since, user_id).order_by(None).subquery()
-    number: int = _execute(sa.select(sa.func.count()).select_from(rows)).scalar_one()
+    with result_of(sa.select(sa.func.count()).select_from(rows)) as found:
+        number: int = found.scalar_one()
     return number
 
 
@@ -46,12 +49,9 @@ def rows(table: str, since: datetime | None = None, *, user_id: t.Any = None) ->
     :param since: only rows from this time on.
     :param user_id: only those of the user with this key.
     """
-    result = _execute(_select(table, since, user_id).execution_options(yield_per=_PAGE))
-    try:
+    with result_of(_select(table, since, user_id).execution_options(yield_per=_PAGE)) as result, closing(result):
         for row in result.mappings():
             yield {name: _plain(value) for name, value in row.items()}
-    finally:
-        result.close()
 
 
 def columns(table: str) -> list[str]:
@@ -119,11 +119,6 @@ def _select(table: str, since: datetime | None = None, user_id: t.Any = None) ->
     if user_id is not None:
         select = select.where(model.user_id == user_id)
     return select.order_by(model.id)
-
-
-def _execute(select: sa.Select[t.Any]) -> sa.Result[t.Any]:
-    state = current_state()
-    return state.session.execute(select, bind_arguments={"mapper": sa.inspect(state.models.response)})
 
 
 def _plain(value: t.Any) -> t.Any:

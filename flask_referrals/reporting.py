@@ -10,6 +10,8 @@ from .attribution import newest_first
 from .context import current_state
 from .identity import user_id
 from .recording import CLICK
+from .replica import objects_of
+from .replica import result_of
 
 #: For how many links the newest responses are asked for at once; SQLite takes 500 at most.
 _LINKS = 100
@@ -57,7 +59,7 @@ def filtered_responses(
     found = found.limit(limit)
     if narrow is not None:
         found = narrow(found, user=user, referral=referral)
-    return state.session.scalars(found).all()
+    return objects_of(found)
 
 
 def _newest_ids(owner: t.Any, limit: int) -> Sequence[int]:
@@ -68,7 +70,8 @@ def _newest_ids(owner: t.Any, limit: int) -> Sequence[int]:
     """
     state = current_state()
     link, response = state.models.referral, state.models.response
-    links = state.session.scalars(sa.select(link.id).where(link.user_id == owner)).all()
+    with result_of(sa.select(link.id).where(link.user_id == owner)) as owned:
+        links = owned.scalars().all()
     newest: list[tuple[t.Any, int]] = []
     for start in range(0, len(links), _LINKS):
         of_each = [
@@ -81,7 +84,8 @@ def _newest_ids(owner: t.Any, limit: int) -> Sequence[int]:
             .select()
             for each in links[start : start + _LINKS]
         ]
-        newest += [(time, key) for time, key in state.session.execute(sa.union_all(*of_each))]
+        with result_of(sa.union_all(*of_each)) as rows:
+            newest += [(row.created_at, row.id) for row in rows]
         newest = sorted(newest, reverse=True)[:limit]
     return [key for _, key in newest]
 
@@ -91,12 +95,12 @@ def counts_of(links: sa.Select[t.Any]) -> dict[int, tuple[int, int]]:
 
     :param links: a select of referrals, with its order and limit.
     """
-    state = current_state()
-    models = state.models
+    models = current_state().models
     counted = totals.counts(models, links.with_only_columns(models.referral.id))
     found: dict[int, tuple[int, int]] = {}
-    for key, action, number in state.session.execute(counted, bind_arguments={"mapper": sa.inspect(models.response)}):
-        clicks, actions = found.get(key, (0, 0))
-        is_click = action == CLICK
-        found[key] = (clicks + int(number) * is_click, actions + int(number) * (not is_click))
+    with result_of(counted) as rows:
+        for row in rows:
+            clicks, actions = found.get(row.referral_id, (0, 0))
+            is_click, number = row.action == CLICK, int(row.number)
+            found[row.referral_id] = (clicks + number * is_click, actions + number * (not is_click))
     return found

@@ -73,13 +73,20 @@ class Host:
 
 
 def make_host(
-    url: str, *, key_type: Any = sa.Integer, new_key: Any = None, with_login: bool = True, **config: Any
+    url: str,
+    *,
+    key_type: Any = sa.Integer,
+    new_key: Any = None,
+    with_login: bool = True,
+    declare: Callable[[SQLAlchemy, Any], object] = lambda db, User: None,
+    **config: Any,
 ) -> Host:
     """Build the site on a database; its tables are made by the caller.
 
     :param key_type: the type of the users' and products' keys.
     :param new_key: makes a key, where the database does not.
     :param with_login: give it Flask-Login, and the pages that need it.
+    :param declare: declares models of referrals, given the database and the user model.
     :param config: settings of the app.
     """
 
@@ -101,6 +108,7 @@ def make_host(
     app.config.from_mapping(SECRET_KEY="a test's secret", SQLALCHEMY_DATABASE_URI=url, TESTING=True)
     app.config.update(config)
     db.init_app(app)
+    declare(db, User)
     referrals = Referrals(app, user_model=User)
     referrals.register_target(Product)
 

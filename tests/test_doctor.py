@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -133,6 +134,17 @@ def test_database_that_does_not_answer(made: list[Host]) -> None:
     assert (code, found["tables"][0]) == (1, "error")
     assert "does not answer" in found["tables"][1]
     assert found["SECRET_KEY"][0] == "ok"  # the rest is looked at all the same
+
+
+def test_replica_is_asked_for_an_answer(site: Any, sqlite_url: str, tmp_path: Path) -> None:
+    for url, level, words in (
+        (sqlite_url, "ok", "read on the bind 'replica'"),
+        (f"sqlite:///{tmp_path / 'nowhere' / 'host.db'}", "error", "does not answer: unable to open database file"),
+    ):
+        binds = {"SQLALCHEMY_BINDS": {"replica": url}, "REFERRALS_REPORT_BIND": "replica"}
+        _, found = doctor(site(tables=level == "ok", **binds))
+        assert found["reports"][0] == level
+        assert words in found["reports"][1]
 
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)

@@ -76,7 +76,7 @@ def collected(engine: sa.Engine) -> Iterator[Sent]:
     sent: Sent = []
 
     def on_execute(conn: Any, cursor: Any, statement: str, parameters: Any, *args: Any) -> None:
-        if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+        if "SELECT" in statement or statement.startswith(("UPDATE", "DELETE")):
             sent.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", on_execute)

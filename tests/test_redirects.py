@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from email.message import Message
 from html.parser import HTMLParser
 from http.client import HTTPConnection
+from typing import Any
 from typing import NamedTuple
 from urllib.parse import quote
 from urllib.parse import urlencode
@@ -1298,7 +1299,8 @@ class TestTargetLocation:
     @pytest.mark.parametrize("name", ["REFERRALS_BASE_URL", "SERVER_NAME"])
     def test_own_host_is_that_of_the_settings_too(self, sqlite_url: str, name: str) -> None:
         value = "https://me.example:8000/mount" if name == "REFERRALS_BASE_URL" else "me.example:8000"
-        host = make_host(sqlite_url, with_login=False, **{name: value})
+        settings: dict[str, Any] = {name: value}
+        host = make_host(sqlite_url, with_login=False, **settings)
         with host.app.app_context():
             assert target_location("https://me.example:8000/a") == "https://me.example:8000/a"
             assert target_location("https://me.example/a") is None

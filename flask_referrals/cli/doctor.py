@@ -78,8 +78,8 @@ def _tables() -> Iterator[Finding]:
     try:
         differences = differences_of_tables()
     except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", error)).splitlines()[0]
-        yield Finding(ERROR, "tables", f"the database does not answer: {reason}", "Look at SQLALCHEMY_DATABASE_URI.")
+        found = f"the database does not answer: {_reason(error)}"
+        yield Finding(ERROR, "tables", found, "Look at SQLALCHEMY_DATABASE_URI.")
         return
     except ImportError:
         yield Finding(WARNING, "tables", "not compared, for Alembic is not installed", "Install Flask-Migrate.")
@@ -125,6 +125,21 @@ def _locks() -> Iterator[Finding]:
         )
         cure = "Set the timeouts of the engine's connections as docs/security.rst shows."
         yield Finding(WARNING, "locks", found, cure)
+
+
+def _reports() -> Iterator[Finding]:
+    key = current_app.config["REFERRALS_REPORT_BIND"]
+    if key is None:
+        return
+    state = current_state()
+    try:
+        with state.db.engines[key].connect() as connection:
+            connection.execute(sa.select(state.models.response.id).limit(1))
+    except SQLAlchemyError as error:
+        found = f"the bind {key!r} does not answer: {_reason(error)}"
+        yield Finding(ERROR, "reports", found, "Look at SQLALCHEMY_BINDS.")
+    else:
+        yield Finding(OK, "reports", f"read on the bind {key!r}")
 
 
 def _foreign_keys() -> Iterator[Finding]:
@@ -263,6 +278,7 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _tables,
     _foreign_keys,
     _locks,
+    _reports,
     _secret_keys,
     _address,
     _cookie,
@@ -284,6 +300,10 @@ def _has_proxy_fix() -> bool:
             return True
         layer = getattr(layer, "app", None) or getattr(layer, "wsgi_app", None)
     return False
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    return str(getattr(error, "orig", error)).splitlines()[0]
 
 
 def _days(duration: timedelta) -> str:

@@ -16,6 +16,7 @@ from ..context import current_state
 from ..exceptions import ReferralsError
 from ..identity import user_key
 from ..models.records import now
+from ..replica import objects_of
 from ..transactions import Transaction
 from .output import as_json
 from .output import echo_json
@@ -80,8 +81,7 @@ def create(
 @with_appcontext
 def list_(user: str | None, label: str | None, active: bool | None, limit: int, as_json: bool) -> None:
     """List links, newest first, with how many clicks and later actions count."""
-    state = current_state()
-    model = state.models.referral
+    model = current_state().models.referral
     select = sa.select(model).order_by(model.created_at.desc(), model.id.desc()).limit(limit)
     if user is not None:
         key = user_key(user)
@@ -93,7 +93,7 @@ def list_(user: str | None, label: str | None, active: bool | None, limit: int, 
         select = select.where(is_active if active else ~is_active)
     counts = reporting.counts_of(select)
     rows = []
-    for referral in state.session.scalars(select):
+    for referral in objects_of(select):
         clicks, actions = counts.get(referral.id, (0, 0))
         rows.append({**_as_dict(referral), "clicks": clicks, "actions": actions})
     if as_json:
@@ -112,12 +112,11 @@ def list_(user: str | None, label: str | None, active: bool | None, limit: int, 
 @with_appcontext
 def show(code: str, limit: int, as_json: bool) -> None:
     """Show the link with CODE, and its newest responses, with the reason where one does not count."""
-    state = current_state()
     referral = _find(code)
-    model = state.models.response
+    model = current_state().models.response
     select = sa.select(model).where(model.referral_id == referral.id).order_by(*newest_first(model)).limit(limit)
     names = ("created_at", "action", "user_id", "ignored", "target_type", "target_id", "ip_address", "http_referrer")
-    responses = [{name: getattr(each, name) for name in names} for each in state.session.scalars(select)]
+    responses = [{name: getattr(each, name) for name in names} for each in objects_of(select)]
     link = _as_dict(referral)
     if as_json:
         echo_json({**link, "responses": responses})

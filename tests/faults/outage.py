@@ -43,14 +43,19 @@ class PostgreSQL:
     :param programs: the folder of ``initdb`` and ``pg_ctl``.
     :param folder: an empty folder that the account may write to.
     :param account: who runs it; ``None`` for the one that runs us.
+    :param primary: a running server that this one is to follow, as a hot standby.
     """
 
-    def __init__(self, programs: Path, folder: Path, account: str | None) -> None:
+    def __init__(self, programs: Path, folder: Path, account: str | None, primary: "PostgreSQL | None" = None) -> None:
         self._programs = programs
         self._folder = folder
         self._account = account
         self._port = free_port()
-        self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync")
+        if primary is None:
+            self._run("initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--no-sync")
+        else:
+            source = f"--dbname=host=127.0.0.1 port={primary._port} user=postgres"
+            self._run("pg_basebackup", source, "--write-recovery-conf", "--checkpoint=fast", "--no-sync")
 
     @property
     def url(self) -> str:
@@ -100,10 +105,14 @@ def find_programs() -> Path | None:
 
 
 @contextmanager
-def new_server(programs: Path) -> Iterator[PostgreSQL]:
-    """Yield a running server; it is gone at the end."""
+def new_server(programs: Path, primary: PostgreSQL | None = None) -> Iterator[PostgreSQL]:
+    """Yield a running server; it is gone at the end.
+
+    :param programs: what :func:`find_programs` found.
+    :param primary: a running server that this one is to follow.
+    """
     with new_folder("postgres") as (folder, account):
-        server = PostgreSQL(programs, folder, account)
+        server = PostgreSQL(programs, folder, account, primary)
         try:
             server.start()
             yield server
