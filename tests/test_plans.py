@@ -14,6 +14,7 @@ from sqlalchemy import event
 
 from flask_referrals import Referral
 from flask_referrals import totals
+from flask_referrals.recording import key_identity
 from tests.host import Host
 
 LINKS = 5_000
@@ -54,6 +55,7 @@ def full(host: Host) -> Host:
                 "action": "RESPONDED" if number % 4 else "BOUGHT",
                 "is_touch": number % 4 != 0,
                 "key": None if number % 4 else f"order {number}",
+                "identity": None if number % 4 else key_identity("BOUGHT", f"order {number}"),
                 "created_at": start + timedelta(minutes=number),
             }
             for number in range(RESPONSES)
