@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import time_machine
 from sqlalchemy import event
 
 from flask_referrals import Referral
@@ -20,6 +22,7 @@ from tests.cluster.run import run
 from tests.cluster.site import new_host
 from tests.databases import unavailable
 from tests.host import Host
+from tests.host import in_parallel
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +59,28 @@ def test_clicks_on_different_nodes_are_no_conflict(hosts: list[Host]) -> None:
     with hosts[0].app.app_context():
         link = Referral.create("/").id
     row = {"referral_id": link, "action": "RESPONDED", "is_touch": True, "created_at": datetime.now(timezone.utc)}
-    connections = []
-    for host in hosts:
+
+    def click(host: Host) -> None:
         with host.app.app_context():
-            connections.append(host.db.engine.connect())
-            connections[-1].execute(sa.insert(host.db.metadata.tables["referral_response"]), row)
-    for connection in connections:
-        connection.commit()
-        connection.close()
+            for _ in range(50):
+                # Without us, who would try again.
+                with host.db.engine.begin() as connection:
+                    connection.execute(sa.insert(host.db.metadata.tables["referral_response"]), row)
+
+    in_parallel([partial(click, host) for host in hosts * 2])
     with hosts[0].app.app_context():
-        assert len(hosts[0].responses()) == 3
+        assert len(hosts[0].responses()) == 300
+
+
+def test_action_on_another_node_than_the_click_is_credited(hosts: list[Host]) -> None:
+    with hosts[0].app.app_context():
+        code = Referral.create("/").code
+    for number in range(50):
+        here, there = hosts[number % 3], hosts[(number + 1) % 3]
+        name, _, value = here.client().get(f"/referrals/{code}").headers["Set-Cookie"].partition(";")[0].partition("=")
+        visitor = there.client()
+        visitor.set_cookie(name, value)
+        assert visitor.post("/act/PAID").text == code
 
 
 @pytest.mark.parametrize("is_first", [True, False])
@@ -74,8 +89,9 @@ def test_roll_up_and_correction_on_different_nodes_count_each_response_once(host
     with here.app.app_context():
         link = Referral.create("/").id
         if not is_first:
-            add_response(here, link, days=3)
-            roll_up(here)
+            add_response(here, link, days=9)
+            with time_machine.travel(datetime.now(timezone.utc) - timedelta(days=5)):
+                roll_up(here)
         key = add_response(here, link, days=2)
         engine = here.db.engine
     corrections = iter([1])
@@ -89,6 +105,7 @@ def test_roll_up_and_correction_on_different_nodes_count_each_response_once(host
     event.listen(engine, "before_cursor_execute", correct)
     roll_up(here)
     event.remove(engine, "before_cursor_execute", correct)
+    assert next(corrections, None) is None
     with there.app.app_context():
         assert there.db.session.get_one(Referral, link).response_count == (0 if is_first else 1)
 

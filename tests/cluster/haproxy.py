@@ -10,11 +10,9 @@ from pathlib import Path
 import pymysql
 
 from tests.cluster.galera import Node
+from tests.pages import snippet
 from tests.servers import free_port
-from tests.snippets import DOCS
-from tests.snippets import code_blocks
 
-_PAGE = (DOCS / "cluster.rst").read_text()
 _PATIENCE = 30.0
 
 
@@ -30,9 +28,9 @@ def new_proxy(nodes: list[Node], folder: Path) -> Iterator[int]:
     :param nodes: as many as the documentation has.
     :param folder: for its configuration and its log.
     """
-    (configuration,), (check,) = code_blocks(_PAGE, "haproxy"), code_blocks(_PAGE, "sh")
+    configuration = snippet("cluster.rst", "haproxy", "listen galera")
     script = folder / "is-synced"
-    script.write_text(check)
+    script.write_text(snippet("cluster.rst", "sh", "wsrep_local_state"))
     script.chmod(0o755)
     port = free_port()
     places = {"127.0.0.1:3307": f"127.0.0.1:{port}", "/usr/local/bin/is-synced": str(script)}

@@ -18,8 +18,7 @@ from flask import Flask
 from flask_referrals import Referral
 from tests.host import Host
 from tests.host import make_host
-from tests.snippets import DOCS
-from tests.snippets import code_blocks
+from tests.pages import snippet
 from tests.web import Answer
 from tests.web import Server
 from tests.web import tell_workers
@@ -39,9 +38,8 @@ _TRIES, _PAUSE = 20, 0.25
 
 def engine_options() -> dict[str, Any]:
     """Return what the documentation tells a site to set."""
-    (settings, *_) = code_blocks((DOCS / "cluster.rst").read_text(), "python")
     app = SimpleNamespace(config={})
-    exec(settings, {"app": app})
+    exec(snippet("cluster.rst", "python", "wsrep_sync_wait"), {"app": app})
     options: dict[str, Any] = app.config["SQLALCHEMY_ENGINE_OPTIONS"]
     return options
 
