@@ -157,9 +157,12 @@ def _not_a_click(request: Request) -> str | None:
 
 
 def _present_user(request: Request, transaction: Transaction) -> t.Any:
-    try:
+    def read() -> t.Any:
         with transaction.read():
             return user_id(visitors.current_user(request))
+
+    try:
+        return transaction.run(read)
     except Exception:  # a token that has expired, for one: the visitor's history must outlive it
         log_failure("It could not be told which user follows a link; it is taken for nobody.")
         transaction.recover()

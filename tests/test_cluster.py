@@ -37,13 +37,12 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def hosts(cluster: Cluster) -> Iterator[list[Host]]:
-    """The site, once for each node; the tables are dropped at the end."""
+    """The site, once for each node, with empty tables."""
     hosts = [new_host(node.url) for node in cluster.nodes]
     with hosts[0].app.app_context():
+        hosts[0].db.drop_all()
         hosts[0].db.create_all()
     yield hosts
-    with hosts[0].app.app_context():
-        hosts[0].db.drop_all()
     for host in hosts:
         with host.app.app_context():
             host.db.engine.dispose()

@@ -28,7 +28,7 @@ def new_proxy(nodes: list[Node], folder: Path) -> Iterator[int]:
     :param nodes: as many as the documentation has.
     :param folder: for its configuration and its log.
     """
-    configuration = snippet("cluster.rst", "haproxy", "listen galera")
+    configuration = snippet("cluster.rst", "text", "listen galera")
     script = folder / "is-synced"
     script.write_text(snippet("cluster.rst", "sh", "wsrep_local_state"))
     script.chmod(0o755)

@@ -188,7 +188,9 @@ class _State:
             self.codes: dict[str, list[str]] = {}
             for label, code in session.execute(sa.select(referral.label, referral.code)):
                 self.codes.setdefault(label, []).append(code)
-            self.users: dict[str, int] = dict(session.execute(sa.select(host.User.name, host.User.id)).tuples().all())
+            self.users: dict[str, int] = {
+                row.name: row.id for row in session.execute(sa.select(host.User.name, host.User.id))
+            }
             counted = sa.select(sa.func.count()).where(response.ignored.is_(None), response.action == "RESPONDED")
             self.counted = session.scalar(counted)
             self.told = sum(link.response_count for link in session.scalars(sa.select(Referral)))
