@@ -90,6 +90,7 @@ def run(cluster: Cluster, folder: Path, *, clicks: int, kills: int = 1, is_repla
                 if is_replaced:
                     node.empty()
                 cluster.bring_back(node)
+                _wait_until_used(node)
             _wait_for(clients, clicks)
         seconds = time.monotonic() - began
         with host.app.app_context():
@@ -153,6 +154,14 @@ def _wait_for(clients: Clients[Visit], clicks: int) -> None:
         if time.monotonic() > give_up:
             raise TimeoutError(f"No answer in {_PATIENCE} s.")
         time.sleep(0.05)
+
+
+def _wait_until_used(node: Node) -> None:
+    give_up = time.monotonic() + _PATIENCE
+    while node.commits() == 0:
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"{node.name} came back, and is not used.")
+        time.sleep(0.1)
 
 
 def _kind(error: str) -> str:
