@@ -47,6 +47,11 @@ class PostgreSQL:
     """
 
     def __init__(self, programs: Path, folder: Path, account: str | None, primary: "PostgreSQL | None" = None) -> None:
+    :param fsync: whether it waits for the disk; it need not where the server dies and the machine does not.
+    """
+
+    def __init__(self, programs: Path, folder: Path, account: str | None, *, fsync: bool = False) -> None:
+        self._fsync = "on" if fsync else "off"
         self._programs = programs
         self._folder = folder
         self._account = account
@@ -69,8 +74,7 @@ class PostgreSQL:
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
-        # No fsync: the server dies, the machine does not.
-        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync={self._fsync}"
         self._run("pg_ctl", "start", "--wait", "--log", str(self._folder / "server.log"), "--options", options)
 
     def stop(self) -> None:
@@ -113,6 +117,10 @@ def new_server(programs: Path, primary: PostgreSQL | None = None) -> Iterator[Po
     """
     with new_folder("postgres") as (folder, account):
         server = PostgreSQL(programs, folder, account, primary)
+def new_server(programs: Path, *, fsync: bool = False) -> Iterator[PostgreSQL]:
+    """Yield a running server; it is gone at the end. The parameters are those of the server."""
+    with new_folder("postgres") as (folder, account):
+        server = PostgreSQL(programs, folder, account, fsync=fsync)
         try:
             server.start()
             yield server
