@@ -44,13 +44,18 @@ class PostgreSQL:
     :param folder: an empty folder that the account may write to.
     :param account: who runs it; ``None`` for the one that runs us.
     :param primary: a running server that this one is to follow, as a hot standby.
-    """
-
-    def __init__(self, programs: Path, folder: Path, account: str | None, primary: "PostgreSQL | None" = None) -> None:
     :param fsync: whether it waits for the disk; it need not where the server dies and the machine does not.
     """
 
-    def __init__(self, programs: Path, folder: Path, account: str | None, *, fsync: bool = False) -> None:
+    def __init__(
+        self,
+        programs: Path,
+        folder: Path,
+        account: str | None,
+        primary: "PostgreSQL | None" = None,
+        *,
+        fsync: bool = False,
+    ) -> None:
         self._fsync = "on" if fsync else "off"
         self._programs = programs
         self._folder = folder
@@ -109,18 +114,15 @@ def find_programs() -> Path | None:
 
 
 @contextmanager
-def new_server(programs: Path, primary: PostgreSQL | None = None) -> Iterator[PostgreSQL]:
+def new_server(programs: Path, primary: PostgreSQL | None = None, *, fsync: bool = False) -> Iterator[PostgreSQL]:
     """Yield a running server; it is gone at the end.
 
     :param programs: what :func:`find_programs` found.
     :param primary: a running server that this one is to follow.
+    :param fsync: whether it waits for the disk.
     """
     with new_folder("postgres") as (folder, account):
-        server = PostgreSQL(programs, folder, account, primary)
-def new_server(programs: Path, *, fsync: bool = False) -> Iterator[PostgreSQL]:
-    """Yield a running server; it is gone at the end. The parameters are those of the server."""
-    with new_folder("postgres") as (folder, account):
-        server = PostgreSQL(programs, folder, account, fsync=fsync)
+        server = PostgreSQL(programs, folder, account, primary, fsync=fsync)
         try:
             server.start()
             yield server
