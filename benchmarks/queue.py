@@ -109,27 +109,28 @@ def run(contestant: Contestant, url: str, people: rows.Population, seconds: floa
             stack.enter_context(worker)
             worker.wait_until_ready()
         site = stack.enter_context(Site(contestant, Path(sys.executable), url))
-        latest = _latest(engine)
-        _drain(engine, latest, site.load(requests, _WARM_UP).requests)
-        latest = _latest(engine)
+        # One for all questions: to connect costs the server as much as many a click.
+        connection = stack.enter_context(engine.execution_options(isolation_level="AUTOCOMMIT").connect())
+        latest = _latest(connection)
+        _drain(connection, latest, site.load(requests, _WARM_UP).requests)
+        latest = _latest(connection)
 
         def costs() -> list[float]:
             return [cpu_seconds(pid) for pid in (site.pid, worker.pid if worker is not None else 0, server) if pid]
 
         spent = costs()
         load = site.load(requests, seconds)
-        recorded, drained = _drain(engine, latest, load.requests)
+        recorded, drained = _drain(connection, latest, load.requests)
         app, *workers, database = (now - then for now, then in zip(costs(), spent, strict=True))
         return Run(load, recorded, drained, app, sum(workers), database)
 
 
-def _latest(engine: sa.Engine) -> int:
+def _latest(connection: sa.Connection) -> int:
     """Return the id of the latest response."""
-    with engine.connect() as connection:
-        return int(connection.scalar(sa.text("SELECT max(id) FROM referral_response")) or 0)
+    return int(connection.scalar(sa.text("SELECT max(id) FROM referral_response")) or 0)
 
 
-def _drain(engine: sa.Engine, latest: int, expected: int) -> tuple[int, float]:
+def _drain(connection: sa.Connection, latest: int, expected: int) -> tuple[int, float]:
     """Wait until there are so many new responses, and those that wrk did not wait for.
 
     :param latest: the id before the new ones.
@@ -140,8 +141,7 @@ def _drain(engine: sa.Engine, latest: int, expected: int) -> tuple[int, float]:
     began = grown = time.monotonic()
     before = -1
     while True:
-        with engine.connect() as connection:
-            now = int(connection.scalar(count, {"latest": latest}) or 0)
+        now = int(connection.scalar(count, {"latest": latest}) or 0)
         if now != before:
             before, grown = now, time.monotonic()
         if time.monotonic() - grown > (2 if now >= expected else _PATIENCE):
@@ -215,7 +215,10 @@ def main() -> int:
         for number in range(options.rounds):
             first = number % len(CONTESTANTS)
             for contestant in CONTESTANTS[first:] + CONTESTANTS[:first]:
-                runs[contestant].append(run(contestant, url, people, options.seconds))
+                done = run(contestant, url, people, options.seconds)
+                runs[contestant].append(done)
+                cost = done.per_thousand(done.database_cpu)
+                print(f"{contestant.name}: {done.speed:.0f} requests/s, database {cost:.3f} s/1000", file=sys.stderr)
         missed = report(runs)
     print("\n" + ("\n".join(missed) or "every goal is met"))
     return 1 if missed else 0

@@ -38,10 +38,10 @@ _REST = 10.0
 class CeleryRecorder:
     """Hands clicks to Celery's broker, and has its workers store them.
 
-    :param celery_app: the app whose tasks run in the Flask app's context.
+    :param celery_app: the ``Celery`` app whose tasks run in the Flask app's context.
     """
 
-    def __init__(self, celery_app: Celery) -> None:
+    def __init__(self, celery_app: t.Any) -> None:
         self._app = celery_app
         base = type("Store", (_StoreMixin, celery_app.Task), {})
         self._task: t.Any = celery_app.task(_store, name=TASK, base=base, ignore_result=True)

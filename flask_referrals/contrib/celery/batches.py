@@ -1,5 +1,6 @@
 """What a process of the worker's does with a batch of clicks."""
 
+import logging
 import typing as t
 from collections.abc import Sequence
 
@@ -8,7 +9,7 @@ from celery.utils.log import get_task_logger
 
 from ...queued import Event
 
-logger = get_task_logger(__name__)
+logger: logging.Logger = get_task_logger(__name__)
 
 #: How many clicks are stored at once, and how many seconds the first of them waits for the others.
 SIZE = 500

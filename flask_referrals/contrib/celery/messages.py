@@ -5,9 +5,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 
 from celery.exceptions import InvalidTaskError
-from celery.worker.consumer import Consumer
 from kombu.entity import Queue
-from kombu.message import Message
 from kombu.pools import ProducerPool
 
 from ...exceptions import ConfigurationError
@@ -75,7 +73,7 @@ class Collector:
     :param consumer: where they come from; as many are asked for as make two batches.
     """
 
-    def __init__(self, task: t.Any, consumer: Consumer) -> None:
+    def __init__(self, task: t.Any, consumer: t.Any) -> None:
         self._task = task
         self._consumer = consumer
         self._waiting: list[_Delivery] = []
@@ -83,9 +81,7 @@ class Collector:
         if consumer.initial_prefetch_count:
             consumer.initial_prefetch_count = max(consumer.initial_prefetch_count, 2 * batches.SIZE)
 
-    def receive(
-        self, message: Message, payload: dict[str, t.Any] | None, ack: Callable[..., None], *args: t.Any
-    ) -> None:
+    def receive(self, message: t.Any, payload: dict[str, t.Any] | None, ack: Callable[..., None], *args: t.Any) -> None:
         """Take a message.
 
         :param message: what the broker delivered.

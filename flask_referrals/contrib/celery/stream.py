@@ -12,7 +12,6 @@ from contextlib import suppress
 from functools import cache
 
 from celery import Celery
-from celery.worker.consumer import Consumer
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import LockError
@@ -125,7 +124,7 @@ class Drainer:
     :param consumer: the worker's.
     """
 
-    def __init__(self, task: t.Any, consumer: Consumer) -> None:
+    def __init__(self, task: t.Any, consumer: t.Any) -> None:
         self._task = task
         self._consumer = consumer
         self._failures = 0
