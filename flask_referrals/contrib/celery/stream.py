@@ -78,9 +78,13 @@ class Stream:
 
     def _batches(self) -> Iterator[dict[bytes, Event]]:
         after = "-"
-        while entries := t.cast(t.Any, self._redis.xrange(self._key, min=after, count=batches.SIZE)):
-            yield {entry: json.loads(fields[_FIELD.encode()]) for entry, fields in entries}
-            after = f"({entries[-1][0].decode()}"
+        entries: t.Any = [()] * batches.SIZE
+        # What is no whole batch is the last: those that came meanwhile wait for others, or each batch would be small.
+        while len(entries) == batches.SIZE:
+            entries = self._redis.xrange(self._key, min=after, count=batches.SIZE)
+            if entries:
+                yield {entry: json.loads(fields[_FIELD.encode()]) for entry, fields in entries}
+                after = f"({entries[-1][0].decode()}"
 
     def _store(self, task: t.Any, events: Mapping[bytes, Event]) -> str:
         outcome = batches.store(task, list(events.values()))
