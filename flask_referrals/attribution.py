@@ -29,6 +29,10 @@ _USER: sa.BindParameter[t.Any] = sa.bindparam("user")
 _VISITOR: sa.BindParameter[t.Any] = sa.bindparam("visitor")
 
 
+#: The action of a click.
+CLICK = "RESPONDED"
+
+
 @dataclass(frozen=True)
 class Visitor:
     """Who acts: a user's key, a visitor's key, both at the first request after a login, or neither."""

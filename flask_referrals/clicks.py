@@ -14,9 +14,11 @@ from werkzeug.wrappers import Request
 
 from . import clients
 from . import config
+from . import pending
 from . import signals
 from . import storing
 from . import visitors
+from .attribution import CLICK
 from .attribution import Visitor
 from .attribution import made_by
 from .attribution import own
@@ -24,11 +26,11 @@ from .context import current_state
 from .failures import log_failure
 from .identity import unwrapped
 from .identity import user_id
-from .recording import CLICK
 from .recording import row_values
 from .registry import Models
 from .storing import Choice
 from .storing import Stored
+from .times import as_utc
 from .transactions import Transaction
 from .transactions import core_transaction
 from .transactions import lock_deadline
@@ -60,6 +62,8 @@ def follow(code: str, request: Request) -> str | None:
     visitor, reason = _who(request, before)
     patience = config.duration("REFERRALS_LOCK_TIMEOUT")
     deadline = math.inf if patience is None else time.monotonic() + patience.total_seconds()
+    if state.recorder is not None:
+        return _hand_over(before, code, visitor, reason, request, deadline)
     with core_transaction(before) as transaction:
         try:
             stored = _record(transaction, code, visitor, reason, request, deadline)
@@ -75,12 +79,32 @@ def follow(code: str, request: Request) -> str | None:
     return stored.redirect_to
 
 
+def _hand_over(
+    before: Transaction, code: str, visitor: Visitor, reason: str | None, request: Request, deadline: float
+) -> str | None:
+    """Give a click to the recorder, also when it cannot be told where the link leads, or whether there is one."""
+    try:
+        with core_transaction(before) as transaction:
+            link = _link(transaction, code, deadline)
+    except Exception:
+        pending.hand_over(code, visitor, reason, request, _campaign(request))
+        raise
+    if link is None:
+        return None
+    if link.expired_at is None or as_utc(link.expired_at) > datetime.now(timezone.utc):
+        # Of whoever opts out the event does not tell who it is.
+        is_own = clients.opts_out(request) and visitor.user_id is not None and visitor.user_id == link.user_id
+        ignored = "self" if reason is None and is_own else reason
+        pending.hand_over(code, visitor, ignored, request, _campaign(request))
+    return t.cast(str, link.redirect_to)
+
+
 def look_up(code: str, request: Request) -> Click | None:
     """Tell what a click on a link would be, and write nothing; the parameters are those of :func:`follow`."""
     state = current_state()
     transaction = Transaction(state.session, state.models.response, commit=True)
     choice = _choice(code, *_who(request, transaction))
-    redirect_to = state.session.scalar(_find_target(state.models), {"code": code})
+    redirect_to = state.session.scalar(_find_link(state.models), {"code": code})
     if redirect_to is None:
         return None
     chosen = state.session.execute(choice.make(state.models, *choice.arguments), choice.parameters).one_or_none()
@@ -89,11 +113,16 @@ def look_up(code: str, request: Request) -> Click | None:
 
 def _target(transaction: Transaction, code: str, deadline: float) -> str | None:
     """Return where a link leads on which no click was recorded."""
-    find = current_state().models.once(_find_target)
+    link = _link(transaction, code, deadline)
+    return link.redirect_to if link is not None else None
 
-    def select() -> str | None:
+
+def _link(transaction: Transaction, code: str, deadline: float) -> sa.Row[t.Any] | None:
+    find = current_state().models.once(_find_link)
+
+    def select() -> sa.Row[t.Any] | None:
         with transaction.read(), lock_deadline(transaction.connection, deadline):
-            return t.cast("str | None", transaction.connection.scalar(find, {"code": code}))
+            return transaction.connection.execute(find, {"code": code}).one_or_none()
 
     try:
         return transaction.run(select)
@@ -102,8 +131,10 @@ def _target(transaction: Transaction, code: str, deadline: float) -> str | None:
         raise
 
 
-def _find_target(models: Models) -> sa.Select[t.Any]:
-    return sa.select(models.referral.redirect_to).where(models.referral.code == sa.bindparam("code"))
+def _find_link(models: Models) -> sa.Select[t.Any]:
+    referral = models.referral
+    columns = (referral.redirect_to, referral.user_id, referral.expired_at)
+    return sa.select(*columns).where(referral.code == sa.bindparam("code"))
 
 
 def _choice(code: str, visitor: Visitor, reason: str | None) -> Choice:

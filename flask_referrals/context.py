@@ -14,6 +14,7 @@ from .exceptions import ConfigurationError
 if t.TYPE_CHECKING:
     from .attaching import GuessLimit
     from .extension import Referrals
+    from .queued import Recorder
     from .registry import Models
 
 EXTENSION_KEY = "referrals"
@@ -27,6 +28,8 @@ class AppState:
     db: SQLAlchemy
     models: "Models"
     guesses: "GuessLimit"
+    #: Takes clicks instead of the database; ``None``: they are stored before they are answered.
+    recorder: "Recorder | None" = None
 
     @property
     def mappers(self) -> Iterable[Mapper[t.Any]]:

@@ -10,6 +10,7 @@ from werkzeug.wrappers import Request
 
 from . import attribution
 from . import config
+from . import pending
 from . import visitors
 from .context import current_state
 from .identity import unwrapped
@@ -37,7 +38,7 @@ def explain(who: t.Any) -> list[Verdict]:
     """Do what :meth:`.ReferralMixin.explain` promises."""
     who = unwrapped(who)
     if who is None or isinstance(who, Request):
-        visitor = attribution.identify(visitors.resolve_request(who))
+        visitor = pending.identify(visitors.resolve_request(who))
     else:
         visitor = attribution.Visitor(user_id(who))
     return explain_visitor(visitor) if visitor else []

@@ -24,6 +24,7 @@ from .exceptions import ConfigurationError
 from .identity import user_id
 from .models import ReferralMixin
 from .models import ReferralResponseMixin
+from .queued import Recorder
 
 F = t.TypeVar("F", bound=Callable[..., t.Any])
 
@@ -50,6 +51,8 @@ class Referrals:
         Flask-Login's ``get_id()``, and no foreign key leads to them.
     :param referral_model: the host's own subclass of :class:`.ReferralMixin`; needed only when there are several.
     :param response_model: the host's own subclass of :class:`.ReferralResponseMixin`; likewise.
+    :param recorder: takes each click, a dict that is JSON, and returns once it is safe; somebody hands it to
+        :func:`.queued.store` later. Without it a click is stored before it is answered.
     """
 
     def __init__(
@@ -59,10 +62,12 @@ class Referrals:
         user_model: type[t.Any] | None = None,
         referral_model: type[ReferralMixin] | None = None,
         response_model: type[ReferralResponseMixin] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._user_model = user_model
         self._referral_model = referral_model
         self._response_model = response_model
+        self._recorder = recorder
         self.hooks: Hooks = Hooks()
         self.targets: dict[str, targets.TargetType] = {}
         if app is not None:
@@ -75,6 +80,7 @@ class Referrals:
         user_model: type[t.Any] | None = None,
         referral_model: type[ReferralMixin] | None = None,
         response_model: type[ReferralResponseMixin] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         """Give an app its models, its two routes under ``REFERRALS_URL_PREFIX``, and its template functions.
 
@@ -95,7 +101,9 @@ class Referrals:
             referral_model=referral_model or self._referral_model,
             response_model=response_model or self._response_model,
         )
-        app.extensions[EXTENSION_KEY] = AppState(self, db, models, GuessLimit())
+        app.extensions[EXTENSION_KEY] = AppState(
+            self, db, models, GuessLimit(), recorder if recorder is not None else self._recorder
+        )
         app.register_blueprint(views.blueprint, url_prefix=app.config["REFERRALS_URL_PREFIX"])
         if app.config["REFERRALS_QUERY_PARAM"]:
             app.before_request(views.follow_from_query)

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DataError
 from sqlalchemy.exc import IntegrityError
 
 from . import totals
+from .attribution import CLICK
 from .context import current_state
 from .creation import identity_digest
 from .dumps import CONTENT_TYPE
@@ -40,7 +41,6 @@ from .pinax import Row
 from .pinax import read_link
 from .pinax import read_response
 from .pinax import text_of
-from .recording import CLICK
 from .recording import key_identity
 from .urls import target_location
 

@@ -7,7 +7,9 @@ import sqlalchemy as sa
 from flask import Flask
 from flask import current_app
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
+from . import pending
 from . import signals
 from . import totals
 from . import visitors
@@ -96,6 +98,7 @@ def _link(transaction: Transaction, user: t.Any, key: str) -> None:
     visitor = Visitor(user_id(user), key)
 
     def work() -> None:
+        pending.settle(transaction, visitors.resolve_request(), visitor)
         join(transaction, visitor)
         transaction.commit()
 
@@ -113,8 +116,7 @@ def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
         return
     state = current_state()
     session = state.session
-    host_is_writing = bool(session.new or session.dirty or session.deleted)
-    session.flush()  # the host's own errors stay the host's
+    host_is_writing = _is_host_writing(session)
     transaction = Transaction(session, state.models.response, commit=not host_is_writing)
     try:
         try:
@@ -134,6 +136,23 @@ def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
         log_failure("A visitor's responses could not be linked to the user who logged in.")
 
 
-def forget_at_logout(app: Flask, **extra: t.Any) -> None:
+def forget_at_logout(app: Flask, user: t.Any = None, **extra: t.Any) -> None:
     """Receive Flask-Login's signal: what the next person on this browser does is not this user's."""
+    request = visitors.resolve_request()
+    if pending.has_any(request):
+        state = current_state()
+        commit = not _is_host_writing(state.session)
+        transaction = Transaction(state.session, state.models.response, commit=commit)
+        try:
+            pending.settle_now(transaction, request, Visitor(user_id(user), visitors.get_key(request)))
+        except Exception:
+            transaction.recover()
+            log_failure("The clicks of the user who logged out could not be stored before the recorder's turn.")
     visitors.drop_key()
+
+
+def _is_host_writing(session: Session) -> bool:
+    """Whether the host has changes of its own waiting; they are flushed."""
+    is_writing = bool(session.new or session.dirty or session.deleted)
+    session.flush()  # the host's own errors stay the host's
+    return is_writing

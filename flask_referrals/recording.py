@@ -15,6 +15,7 @@ from flask import current_app
 from werkzeug.wrappers import Request
 
 from . import clients
+from . import pending
 from . import signals
 from . import storing
 from . import targets
@@ -37,9 +38,6 @@ if t.TYPE_CHECKING:
     from .models import ReferralResponseMixin
 
 R = t.TypeVar("R", bound="ReferralResponseMixin | None")
-
-#: The action of a click.
-CLICK = "RESPONDED"
 
 #: The action of what takes another response out of the counts.
 VOID = "VOIDED"
@@ -108,15 +106,17 @@ def record_action(
     row = _row(action, visitor, request, is_touch=False)
 
     def record(transaction: Transaction) -> "ReferralResponseMixin | None":
+        has_settled = pending.settle(transaction, request, visitor)
         if joining:
             join(transaction, visitor)
         choice = credit(actor)
         response = _record(transaction, choice, row, action, visitor) if choice is not None else None
-        if joining or response is not None:
+        if has_settled or joining or response is not None:
             transaction.commit()
         return response
 
-    if joining or row["key"] is not None or callable(current_app.config["REFERRALS_ATTRIBUTION"]):
+    has_policy = callable(current_app.config["REFERRALS_ATTRIBUTION"])
+    if joining or row["key"] is not None or has_policy or pending.has_any(request):
         return _run(before, record, row)
     with core_transaction(before) as transaction:
         return _run(transaction, record, row)
@@ -136,6 +136,7 @@ def respond(
     row = _row(action, visitor, request, is_touch=True)
 
     def record(transaction: Transaction) -> "ReferralResponseMixin":
+        pending.settle(transaction, request, visitor)
         if visitor.user_id is not None and visitor.key is not None:
             join(transaction, visitor)
         response = _record(transaction, choice, row, action, visitor)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from . import totals
+from .attribution import CLICK
 from .attribution import newest_first
 from .context import current_state
 from .identity import user_id
-from .recording import CLICK
 from .replica import objects_of
 from .replica import result_of
 

@@ -2,13 +2,14 @@
 
 The key is random and names nothing else. It is signed with the app's ``SECRET_KEY`` under a salt of its own, and kept
 under one entry of the Flask session, or in the cookie ``REFERRALS_COOKIE``. It is set by a click that counts, and by
-nothing else.
+nothing else. What :mod:`.pending` knows of the visitor is kept behind it.
 """
 
 import hashlib
 import re
 import secrets
 import typing as t
+from collections.abc import Iterator
 from collections.abc import MutableMapping
 from datetime import datetime
 from datetime import timedelta
@@ -37,6 +38,8 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{64}")
 _DROPPED = "flask_referrals.key_dropped"
 #: What the own cookie becomes with the response to a request; ``None``: it is deleted.
 _NEW_TOKEN = "flask_referrals.token"  # noqa: S105
+#: Between the signed key, which may be missing, and what is pending; in neither of them.
+_BEHIND = "~"
 
 #: How long the own cookie lives where REFERRALS_ATTRIBUTION_WINDOW sets no end: 13 months, which is what the French
 #: data protection authority, CNIL, gives cookies that measure an audience.
@@ -93,34 +96,81 @@ def get_key(request: Request | None) -> str | None:
     """
     if request is None or clients.opts_out(request):
         return None
-    cookie = current_app.config["REFERRALS_COOKIE"]
-    if cookie is not None:
-        return _verified(request.environ.get(_NEW_TOKEN, request.cookies.get(cookie)))
-    if not _is_current(request):
-        return _verified(_entry(_arrived_session(request)))
-    key = _verified(_entry(flask.session))
-    if key is None and flask.session.modified and _DROPPED not in request.environ:
-        key = _verified(_entry(_arrived_session(request)))
-    return key
+    return next(filter(None, (_verified(text.partition(_BEHIND)[0]) for text in _kept(request))), None)
 
 
 def set_key(key: str) -> None:
-    """Keep a key for the visitor of the current request, unless the app has no sessions."""
-    if isinstance(flask.session, NullSession):
-        return
-    token = _signer().sign(key).decode()
-    if current_app.config["REFERRALS_COOKIE"] is not None:
-        _send_cookie(token)
-    else:
-        flask.session[SESSION_KEY] = token
+    """Keep a key for the visitor of the current request, unless the app has no sessions; nothing is pending then."""
+    _keep(_signer().sign(key).decode())
 
 
 def drop_key() -> None:
     """Forget the current visitor's key, so that the next person on this browser does not inherit it."""
     if not has_request_context():
         return
+    unwrapped(flask.request).environ[_DROPPED] = True
+    _forget()
+
+
+def get_pending(request: Request | None) -> str | None:
+    """Return what :func:`set_pending` kept for the visitor, unverified; it is found where the key is.
+
+    :param request: the request, or ``None`` for nobody.
+    """
+    if request is None or clients.opts_out(request):
+        return None
+    return next(filter(None, (text.partition(_BEHIND)[2] for text in _kept(request))), None)
+
+
+def set_pending(pending: str, key: str | None) -> None:
+    """Keep something behind the key of the current request's visitor, unless the app has no sessions.
+
+    :param pending: a text for a cookie.
+    :param key: the visitor's key, if they have one.
+    """
+    token = _signer().sign(key).decode() if key is not None else ""
+    _keep(f"{token}{_BEHIND}{pending}")
+
+
+def drop_pending(request: Request) -> None:
+    """Forget what is kept behind a visitor's key, if it is the current request's."""
+    if not _is_current(request):
+        return
+    token, behind, _ = next(_kept(request), "").partition(_BEHIND)
+    if token and behind:
+        _keep(token)
+    elif behind:
+        _forget()
+
+
+def _kept(request: Request) -> Iterator[str]:
+    """Yield what is kept for a visitor: as it is now, and as it arrived if a view has cleared the session since."""
+    cookie = current_app.config["REFERRALS_COOKIE"]
+    if cookie is not None:
+        yield from _texts(request.environ.get(_NEW_TOKEN, request.cookies.get(cookie)))
+    elif not _is_current(request):
+        yield from _texts(_entry(_arrived_session(request)))
+    else:
+        yield from _texts(_entry(flask.session))
+        if flask.session.modified and _DROPPED not in request.environ:
+            yield from _texts(_entry(_arrived_session(request)))
+
+
+def _texts(*values: t.Any) -> Iterator[str]:
+    yield from (value for value in values if isinstance(value, str))
+
+
+def _keep(text: str) -> None:
+    if isinstance(flask.session, NullSession):
+        return
+    if current_app.config["REFERRALS_COOKIE"] is not None:
+        _send_cookie(text)
+    else:
+        flask.session[SESSION_KEY] = text
+
+
+def _forget() -> None:
     request = unwrapped(flask.request)
-    request.environ[_DROPPED] = True
     cookie = current_app.config["REFERRALS_COOKIE"]
     if cookie is None:
         if SESSION_KEY in flask.session:
@@ -176,8 +226,8 @@ def _entry(session: MutableMapping[str, t.Any] | None) -> t.Any:
     return session.get(SESSION_KEY) if session is not None else None
 
 
-def _verified(token: t.Any) -> str | None:
-    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+def _verified(token: str) -> str | None:
+    if not _TOKEN.fullmatch(token):
         return None
     try:
         key, signed_at = _signer().unsign(token, return_timestamp=True)

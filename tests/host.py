@@ -79,6 +79,7 @@ def make_host(
     new_key: Any = None,
     with_login: bool = True,
     declare: Callable[[SQLAlchemy, Any], object] = lambda db, User: None,
+    make_recorder: Callable[[Flask], Any] | None = None,
     **config: Any,
 ) -> Host:
     """Build the site on a database; its tables are made by the caller.
@@ -87,6 +88,7 @@ def make_host(
     :param new_key: makes a key, where the database does not.
     :param with_login: give it Flask-Login, and the pages that need it.
     :param declare: declares models of referrals, given the database and the user model.
+    :param make_recorder: makes what takes the clicks.
     :param config: settings of the app.
     """
 
@@ -109,7 +111,7 @@ def make_host(
     app.config.update(config)
     db.init_app(app)
     declare(db, User)
-    referrals = Referrals(app, user_model=User)
+    referrals = Referrals(app, user_model=User, recorder=make_recorder(app) if make_recorder is not None else None)
     referrals.register_target(Product)
 
     @app.get("/")

@@ -14,6 +14,9 @@ from sqlalchemy import event
 
 from flask_referrals import Referral
 from flask_referrals import totals
+from flask_referrals.attribution import Visitor
+from flask_referrals.queued import new_event
+from flask_referrals.queued import store
 from flask_referrals.recording import key_identity
 from tests.host import Host
 
@@ -150,6 +153,28 @@ def test_no_statement_reads_a_table_of_ours_from_end_to_end(full: Host) -> None:
     with collected(engine) as sent:
         walk_through(full)
     assert len(sent) > 20
+    with engine.connect() as connection:
+        found = {statement: scans(connection, statement, parameters) for statement, parameters in sent}
+    assert {statement: how for statement, how in found.items() if how} == {}
+
+
+def test_stored_clicks_find_their_rows_by_an_index(full: Host) -> None:
+    now = datetime.now(timezone.utc)
+    with full.app.app_context():
+        engine = full.db.engine
+        users = full.db.session.scalars(sa.select(full.User.id).order_by(full.User.id)).all()
+        events = [
+            new_event(f"event {number}", f"code-{number}", now, Visitor(key=f"{number:043}")) for number in range(50)
+        ]
+        events += [new_event(f"event of {user}", "code-0", now, Visitor(user)) for user in users[:50]]
+        store(events)
+        for event_ in events:
+            event_["user_agent"] = "told later"
+        later = [*events, new_event("a key's", "code-0", now, Visitor(key="x"))]
+        later.append(new_event("a user's", "code-0", now, Visitor(users[1])))
+        with collected(engine) as sent:
+            store(later)
+    assert len(sent) > 5
     with engine.connect() as connection:
         found = {statement: scans(connection, statement, parameters) for statement, parameters in sent}
     assert {statement: how for statement, how in found.items() if how} == {}

@@ -1,5 +1,6 @@
 """A site with Flask-Referrals, set up as its README says; and the same site without it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
@@ -16,10 +17,11 @@ from flask_referrals import Referral
 from flask_referrals import Referrals
 
 
-def create_app(with_referrals: bool = True) -> Flask:
+def create_app(with_referrals: bool = True, make_recorder: Callable[[Flask], Any] | None = None) -> Flask:
     """Build the site.
 
     :param with_referrals: ``False``: the same without the extension.
+    :param make_recorder: makes what takes the clicks.
     """
     app = Flask(__name__)
     configure(app)
@@ -44,7 +46,7 @@ def create_app(with_referrals: bool = True) -> Flask:
         return ""
 
     if with_referrals:
-        Referrals(app, user_model=User)
+        Referrals(app, user_model=User, recorder=make_recorder(app) if make_recorder is not None else None)
 
         @app.get("/buy")
         def buy() -> str:

@@ -20,6 +20,7 @@ from .. import attribution
 from .. import creation
 from .. import explaining
 from .. import joining
+from .. import pending
 from .. import recording
 from .. import reporting
 from .. import totals
@@ -169,7 +170,7 @@ class ReferralMixin(RecordMixin):
 
         :param request: the request, by default the current one.
         """
-        visitor = attribution.identify(visitors.resolve_request(request))
+        visitor = pending.identify(visitors.resolve_request(request))
         return t.cast("Self | None", attribution.credited(visitor)) if visitor else None
 
     @classmethod
@@ -202,7 +203,7 @@ class ReferralMixin(RecordMixin):
 
         :param request: the request, by default the current one.
         """
-        visitor = attribution.identify(visitors.resolve_request(request))
+        visitor = pending.identify(visitors.resolve_request(request))
         if not visitor:
             return []
         state = current_state()

@@ -44,9 +44,19 @@ class PostgreSQL:
     :param folder: an empty folder that the account may write to.
     :param account: who runs it; ``None`` for the one that runs us.
     :param primary: a running server that this one is to follow, as a hot standby.
+    :param fsync: whether it waits for the disk; it need not where the server dies and the machine does not.
     """
 
-    def __init__(self, programs: Path, folder: Path, account: str | None, primary: "PostgreSQL | None" = None) -> None:
+    def __init__(
+        self,
+        programs: Path,
+        folder: Path,
+        account: str | None,
+        primary: "PostgreSQL | None" = None,
+        *,
+        fsync: bool = False,
+    ) -> None:
+        self._fsync = "on" if fsync else "off"
         self._programs = programs
         self._folder = folder
         self._account = account
@@ -69,8 +79,7 @@ class PostgreSQL:
 
     def start(self) -> None:
         """Start it, and wait until it takes connections."""
-        # No fsync: the server dies, the machine does not.
-        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        options = f"-p {self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync={self._fsync}"
         self._run("pg_ctl", "start", "--wait", "--log", str(self._folder / "server.log"), "--options", options)
 
     def stop(self) -> None:
@@ -105,14 +114,15 @@ def find_programs() -> Path | None:
 
 
 @contextmanager
-def new_server(programs: Path, primary: PostgreSQL | None = None) -> Iterator[PostgreSQL]:
+def new_server(programs: Path, primary: PostgreSQL | None = None, *, fsync: bool = False) -> Iterator[PostgreSQL]:
     """Yield a running server; it is gone at the end.
 
     :param programs: what :func:`find_programs` found.
     :param primary: a running server that this one is to follow.
+    :param fsync: whether it waits for the disk.
     """
     with new_folder("postgres") as (folder, account):
-        server = PostgreSQL(programs, folder, account, primary)
+        server = PostgreSQL(programs, folder, account, primary, fsync=fsync)
         try:
             server.start()
             yield server

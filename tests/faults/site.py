@@ -16,6 +16,7 @@ from sqlalchemy.orm import make_transient_to_detached
 
 from flask_referrals import Referral
 from flask_referrals import ReferralResponse
+from tests.faults.workers import make_recorder
 from tests.host import Host
 from tests.host import make_host
 from tests.web import Answer
@@ -25,14 +26,16 @@ from tests.web import tell_workers
 #: How many requests the site works on at the same time.
 WORKERS = 2
 
-_DATABASE = "FAULTS_DATABASE"
+DATABASE = "FAULTSDATABASE"
 _OWNER_ID = 1
 _OWNER_HEADER = "X-Owner"
 _READ_HEADER = "X-Read"
 
 
 def _make_site(url: str) -> Host:
-    host = make_host(url, with_login=False, TESTING=False, REFERRALS_BASE_URL="http://localhost")
+    host = make_host(
+        url, with_login=False, make_recorder=make_recorder, TESTING=False, REFERRALS_BASE_URL="http://localhost"
+    )
 
     @host.referrals.user_loader
     def owner() -> Any:
@@ -54,7 +57,7 @@ def _make_site(url: str) -> Host:
 
 def create_app() -> Flask:
     """What gunicorn calls, before it forks its workers."""
-    return _make_site(os.environ[_DATABASE]).app
+    return _make_site(os.environ[DATABASE]).app
 
 
 class Site(Server):
@@ -62,10 +65,13 @@ class Site(Server):
 
     :param url: an empty database.
     :param folder: for the server's log.
+    :param environment: more that the server finds in the environment: where its broker is, if it has one.
     """
 
-    def __init__(self, url: str, folder: Path) -> None:
-        super().__init__("tests.faults.site:create_app()", {_DATABASE: url}, folder, workers=WORKERS)
+    def __init__(self, url: str, folder: Path, environment: dict[str, str] | None = None) -> None:
+        #: What the site's processes are told.
+        self.environment = {**(environment or {}), DATABASE: url}
+        super().__init__("tests.faults.site:create_app()", self.environment, folder, workers=WORKERS)
         self._marks = itertools.count()
         self._host = _make_site(url)
         with self._app_context():
