@@ -253,7 +253,9 @@ def _announce(stored: Stored, code: str) -> None:
 
 def _campaign(request: Request) -> dict[str, str] | None:
     """Return the marks that ``REFERRALS_CAMPAIGN_PARAMS`` lets a link carry, at most 100 characters each."""
-    names = current_app.config["REFERRALS_CAMPAIGN_PARAMS"]
     arguments = clients.arguments(request)
+    if not arguments:
+        return None
+    names = current_app.config["REFERRALS_CAMPAIGN_PARAMS"]
     marks = {name: clients.storable(arguments[name], _MAX_MARK) for name in names if arguments.get(name)}
     return marks or None

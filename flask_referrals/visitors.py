@@ -14,6 +14,7 @@ from collections.abc import MutableMapping
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
+from functools import lru_cache
 
 import flask
 from flask import current_app
@@ -217,9 +218,14 @@ def _arrived_session(request: Request) -> MutableMapping[str, t.Any] | None:
 
 
 def _signer() -> TimestampSigner:
+    return _signer_with(tuple(signing_keys()))
+
+
+@lru_cache(maxsize=8)
+def _signer_with(keys: tuple[str, ...]) -> TimestampSigner:
     # 48 bytes fill their base64 form to the last bit, so that no
     # two texts are the same signature.
-    return TimestampSigner(signing_keys(), salt=_SALT, digest_method=hashlib.sha384)
+    return TimestampSigner(keys, salt=_SALT, digest_method=hashlib.sha384)
 
 
 def _entry(session: MutableMapping[str, t.Any] | None) -> t.Any:

@@ -18,8 +18,7 @@ from kombu.connection import Connection
 
 from flask_referrals.contrib.celery import CeleryRecorder
 from tests.databases import unavailable
-from tests.snippets import DOCS
-from tests.snippets import code_blocks
+from tests.pages import snippet
 from tests.web import ROOT
 
 RABBITMQ_URL = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
@@ -27,7 +26,8 @@ RABBITMQ_URL = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1
 #: The variables that tell a process where the broker is, and which queue is its own.
 BROKER, QUEUE = "FAULTS_BROKER", "FAULTS_QUEUE"
 #: The page's snippets, the first of which is run as it stands there.
-MAKE_CELERY, USE_CELERY, _ = code_blocks((DOCS / "queue.rst").read_text(), "python")
+MAKE_CELERY = snippet("queue.rst", "python", about="def make_celery")
+USE_CELERY = snippet("queue.rst", "python", about="CeleryRecorder(celery_app)")
 #: Nothing here takes longer, in seconds, unless it hangs.
 _PATIENCE = 60
 
