@@ -169,6 +169,6 @@ def kept_address(address: IPAddress, day: date | None = None) -> str | None:
         signer = Signer(signing_keys(), salt=f"flask-referrals.address.{day}", digest_method=hashlib.sha256)
         return signer.get_signature(str(address)).decode()
     if storage == "truncated":
-        kept_bits = 24 if address.version == 4 else 48
-        return str(ipaddress.ip_network((address, kept_bits), strict=False).network_address)
+        dropped_bits = 32 - 24 if address.version == 4 else 128 - 48
+        return str(type(address)(int(address) >> dropped_bits << dropped_bits))
     return str(address)

@@ -31,13 +31,11 @@ from .context import current_state
 from .creation import identity_digest
 from .identity import unwrapped
 from .identity import user_key
+from .storing import columns_of
 from .times import as_utc
 from .times import parse_time
 from .transactions import Transaction
 from .transactions import after_commit
-
-if t.TYPE_CHECKING:
-    from .registry import Models
 
 Event = dict[str, t.Any]
 Recorder = Callable[[Event], None]
@@ -255,7 +253,7 @@ class _Batch:
         return found
 
     def _insert(self, clicks: Sequence[_Click]) -> None:
-        columns = self._models.once(_columns)
+        columns = self._models.once(columns_of)
         rows = []
         for click in clicks:
             values = {
@@ -269,7 +267,7 @@ class _Batch:
                 "created_at": click.time,
                 **{name: click.event[name] for name in (*_DESCRIPTION, "ignored", "params")},
             }
-            rows.append({columns[name]: value for name, value in values.items()})
+            rows.append({columns[name].key: value for name, value in values.items()})
         connection = self._transaction.connection
         table = t.cast(sa.Table, sa.inspect(self._models.response).local_table)
         into = sa.insert(table)
@@ -305,7 +303,3 @@ def _key(event: Event) -> str:
 def _identity(event: Event) -> str:
     return identity_digest(CLICK, _key(event))
 
-
-def _columns(models: "Models") -> dict[str, str]:
-    """Return what the columns are called, by the attributes; a host may have renamed some."""
-    return {each.key: t.cast(str, each.columns[0].key) for each in sa.inspect(models.response).column_attrs}

@@ -71,6 +71,11 @@ def safe_location(url: object, *, hosts: Collection[str], require_https: bool = 
     """
     if not isinstance(url, str) or not 0 < len(url) <= MAX_LENGTH:
         return None
+    return _location(url, tuple(hosts), require_https)
+
+
+@lru_cache(maxsize=256)
+def _location(url: str, hosts: tuple[str, ...], require_https: bool) -> str | None:
     if not url.isprintable() or url != url.strip() or "\\" in url:
         return None  # a control, format or surrogate character, or white space other than U+0020
     if not _grammatical(url, hosts=hosts, require_https=require_https):

@@ -51,6 +51,12 @@ class Stored(t.NamedTuple):
     redirect_to: str
 
 
+def columns_of(models: "Models") -> dict[str, sa.Column[t.Any]]:
+    """Return the columns of a response by their attributes; a host may have renamed some."""
+    properties = sa.inspect(models.response).column_attrs
+    return {each.key: t.cast("sa.Column[t.Any]", each.columns[0]) for each in properties}
+
+
 def writes_what_it_selects(dialect: Dialect) -> bool:
     """Whether a database takes an INSERT … SELECT without locking what it reads, and returns what it wrote."""
     return dialect.name in ("postgresql", "sqlite") and dialect.insert_returning
@@ -72,7 +78,7 @@ def store(transaction: Transaction, choice: Choice, row: dict[str, t.Any]) -> St
     chosen = connection.execute(models.once(_choose, choice.make, *choice.arguments), choice.parameters).one_or_none()
     if chosen is None:
         return None
-    columns = models.once(_columns)
+    columns = models.once(columns_of)
     values = {columns[name].key: value for name, value in (row | chosen._asdict()).items() if name in columns}
     (key,) = t.cast(t.Any, connection.execute(models.once(_insert), values)).inserted_primary_key
     return Stored(key, chosen.referral_id, chosen.ignored, chosen.redirect_to)
@@ -109,12 +115,6 @@ def _parameter(name: str) -> str:
     return f"new_{name}"
 
 
-def _columns(models: "Models") -> dict[str, sa.Column[t.Any]]:
-    """Return the columns by their attributes; a host may have renamed some."""
-    properties = sa.inspect(models.response).column_attrs
-    return {each.key: t.cast("sa.Column[t.Any]", each.columns[0]) for each in properties}
-
-
 def _insert(models: "Models") -> sa.Insert:
     return sa.insert(t.cast(sa.Table, sa.inspect(models.response).local_table))
 
@@ -130,7 +130,7 @@ def _insert_chosen(
     make: Callable[..., sa.Select[t.Any]],
     *arguments: Hashable,
 ) -> t.Any:
-    columns = models.once(_columns)
+    columns = models.once(columns_of)
     values = [sa.bindparam(_parameter(name), type_=columns[name].type).label(None) for name in names]
     target = [columns["referral_id"], columns["ignored"], *(columns[name] for name in names)]
     # As text, for SQLAlchemy takes it for another table of the subquery's.
