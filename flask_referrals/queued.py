@@ -302,4 +302,3 @@ def _key(event: Event) -> str:
 
 def _identity(event: Event) -> str:
     return identity_digest(CLICK, _key(event))
-

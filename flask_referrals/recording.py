@@ -155,7 +155,11 @@ def _run(transaction: Transaction, record: Callable[[Transaction], R], row: dict
 
     def find_again() -> R | None:
         found = storing.find(transaction, row)
-        return t.cast(R, transaction.session.get(transaction.model, found.id)) if found is not None else None
+        if found is None:
+            return None
+        response = _announced(transaction, found.id)
+        transaction.commit()
+        return t.cast(R, response)
 
     return transaction.run(partial(record, transaction), find_again if row["key"] is None else None)
 
@@ -180,22 +184,29 @@ def _record(
 ) -> "ReferralResponseMixin | None":
     """Write a response, or return the one that its key says was written already."""
 
-    def add() -> "ReferralResponseMixin | None":
+    def add() -> int | None:
         stored = storing.store(transaction, choice, row)
-        return storing.handle(transaction, stored.id) if stored is not None else None
+        return stored.id if stored is not None else None
 
     if row["key"] is None:
         with transaction.write():
-            response, is_new = add(), True
+            written, is_new = add(), True
     else:
         model = transaction.model
         same: sa.ColumnElement[bool] = model.identity == row["identity"]
         if action.once and visitor.user_id is not None:  # done already, as a visitor
             same = sa.or_(same, sa.and_(model.user_id == visitor.user_id, model.action == action.name))
-        find = sa.select(model).where(same).order_by(model.created_at, model.id).limit(1)
-        response, is_new = transaction.get_or_add(find, add, attempts=1)
-    if is_new and response is not None:
-        signals.send_after_commit(transaction.session, signals.response_recorded, response=response)
+        find = sa.select(model.id).where(same).order_by(model.created_at, model.id).limit(1)
+        written, is_new = transaction.get_or_add(find, add, attempts=1)
+    if written is None:
+        return None
+    return _announced(transaction, written) if is_new else storing.handle(transaction, written)
+
+
+def _announced(transaction: Transaction, key: int) -> "ReferralResponseMixin":
+    """Return the object for a row that was just written, of which the receivers hear once it is durable."""
+    response = storing.handle(transaction, key)
+    signals.send_after_commit(transaction.session, signals.response_recorded, response=response)
     return response
 
 

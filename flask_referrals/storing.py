@@ -99,15 +99,18 @@ def find(transaction: Transaction, row: dict[str, t.Any], code: str | None = Non
 
 
 def handle(transaction: Transaction, key: int) -> "ReferralResponseMixin":
-    """Return the object for a row that was just written, in the host's session; it is read when it is asked for more.
+    """Return the object for a row, in the host's session; it is read when it is asked for more than its key.
 
-    :param key: its primary key.
+    :param transaction: the row is written, or found, in it.
+    :param key: the row's primary key.
     """
-    model = transaction.model
-    response: ReferralResponseMixin = sa.inspect(model).class_manager.new_instance()
-    attributes.set_committed_value(response, "id", key)
-    make_transient_to_detached(response)
-    transaction.session.add(response)
+    session, mapper = transaction.session, sa.inspect(transaction.model)
+    response: ReferralResponseMixin | None = session.identity_map.get(mapper.identity_key_from_primary_key((key,)))
+    if response is None:
+        response = t.cast("ReferralResponseMixin", mapper.class_manager.new_instance())
+        attributes.set_committed_value(response, "id", key)
+        make_transient_to_detached(response)
+        session.add(response)
     return response
 
 

@@ -9,9 +9,12 @@ from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_referrals import Referral
+from flask_referrals import ReferralResponse
+from flask_referrals import response_recorded
 from tests.host import Host
 from tests.host import follow
 from tests.host import make_host
@@ -136,8 +139,15 @@ def test_programs_click_is_recorded_once(host: Host, client: FlaskClient, line: 
 @pytest.mark.parametrize("arrives", [True, False])
 def test_action_is_recorded_once(host: Host, client: FlaskClient, line: Line, arrives: bool) -> None:
     code = follow(host, client)
+    heard: list[str] = []
+
+    def hear(app: Flask, response: ReferralResponse) -> None:
+        heard.append(response.action)
+
     cut(host, line, arrives)
-    assert (client.post("/act/BOUGHT").text, line.cuts) == (code, 1)
+    with response_recorded.connected_to(hear, host.app):
+        assert (client.post("/act/BOUGHT").text, line.cuts) == (code, 1)
+    assert heard == ["BOUGHT"]
     with host.app.app_context():
         assert [response.action for response in host.responses()] == ["RESPONDED", "BOUGHT"]
 
