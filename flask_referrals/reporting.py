@@ -96,7 +96,9 @@ def counts_of(links: sa.Select[t.Any]) -> dict[int, tuple[int, int]]:
     :param links: a select of referrals, with its order and limit.
     """
     models = current_state().models
-    counted = totals.counts(models, links.with_only_columns(models.referral.id))
+    with result_of(totals.bookmark(models)) as found_until:
+        until = found_until.scalar_one_or_none()
+    counted = totals.counts(models, links.with_only_columns(models.referral.id), until)
     found: dict[int, tuple[int, int]] = {}
     with result_of(counted) as rows:
         for row in rows:

@@ -69,15 +69,21 @@ def _name(referrals: sa.Table) -> str:
     return f"{referrals.name}_total"
 
 
-def counts(models: "Models", links: sa.Select[t.Any]) -> sa.Select[t.Any]:
+def bookmark(models: "Models") -> sa.Select[t.Any]:
+    """Select the time up to which everything is rolled up, if anything is."""
+    return sa.select(models.total.c.day).where(models.total.c.id == _BOOKMARK)
+
+
+def counts(models: "Models", links: sa.Select[t.Any], until: datetime | None) -> sa.Select[t.Any]:
     """Select referral, action and number of the responses that count, in a few rows for each.
 
     :param models: the models of a database.
     :param links: selects the keys of the referrals.
+    :param until: what :func:`bookmark` selects. As a part of this statement PostgreSQL would not know that hardly any
+        response of a busy link is younger, and would read all of them.
     """
     total, response = models.total, models.response
-    bookmark = sa.select(total.c.day).where(total.c.id == _BOOKMARK).scalar_subquery()
-    since = sa.func.coalesce(bookmark, sa.literal(_NEVER, TIME))
+    since = as_utc(until) if until is not None else _NEVER
     chosen = links.subquery()
     rolled_up = (
         sa.select(total.c.referral_id, total.c.action, sa.func.sum(total.c.count).label("number"))
@@ -101,12 +107,12 @@ def correct(session: Session, changes: Iterable[Counted], by: int) -> None:
     :param changes: the responses; those of later days are left alone.
     :param by: 1 or -1.
     """
-    total = current_state().models.total
-    bookmark = sa.select(total.c.day).where(total.c.id == _BOOKMARK).with_for_update(read=True)
+    models = current_state().models
+    total = models.total
     if session.get_bind(**_bind()).dialect.name in ("mysql", "mariadb"):
         mark = sa.update(total).where(total.c.id == _BOOKMARK).values(count=total.c.count + 1)
         session.execute(mark, bind_arguments=_bind())
-    until = session.scalar(bookmark, bind_arguments=_bind())
+    until = session.scalar(bookmark(models).with_for_update(read=True), bind_arguments=_bind())
     if until is None:
         return
     of_days = Counter(
@@ -129,12 +135,12 @@ def roll_up() -> int:
     total, response = models.total, models.response
     session = current_state().session
     transaction = Transaction(session, response, commit=True)
-    bookmark = sa.select(total.c.day).where(total.c.id == _BOOKMARK).with_for_update()
+    locked = bookmark(models).with_for_update()
 
     def place_bookmark() -> None:
         with transaction.write():
             transaction.begin()
-            if session.scalar(bookmark, bind_arguments=_bind()) is not None:
+            if session.scalar(locked, bind_arguments=_bind()) is not None:
                 return
             oldest = session.scalar(sa.select(sa.func.min(response.created_at)))
             if oldest is not None:
@@ -145,7 +151,7 @@ def roll_up() -> int:
     def work() -> int:
         with transaction.write():
             transaction.begin()
-            until = session.scalar(bookmark, bind_arguments=_bind())
+            until = session.scalar(locked, bind_arguments=_bind())
             start, end = as_utc(until) if until is not None else _over(), _over()
             if start >= end:
                 return 0
