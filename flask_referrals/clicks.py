@@ -58,7 +58,7 @@ def follow(code: str, request: Request) -> str | None:
     :return: the link's target, or ``None`` when there is no such link.
     """
     state = current_state()
-    before = Transaction(state.session, state.models.response, commit=True)
+    before = Transaction(state, state.models.response, commit=True)
     visitor, reason = _who(request, before)
     patience = config.duration("REFERRALS_LOCK_TIMEOUT")
     deadline = math.inf if patience is None else time.monotonic() + patience.total_seconds()
@@ -102,7 +102,7 @@ def _hand_over(
 def look_up(code: str, request: Request) -> Click | None:
     """Tell what a click on a link would be, and write nothing; the parameters are those of :func:`follow`."""
     state = current_state()
-    transaction = Transaction(state.session, state.models.response, commit=True)
+    transaction = Transaction(state, state.models.response, commit=True)
     choice = _choice(code, *_who(request, transaction))
     redirect_to = state.session.scalar(_find_link(state.models), {"code": code})
     if redirect_to is None:

@@ -4,8 +4,10 @@ import typing as t
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import sqlalchemy as sa
 from flask import current_app
 from flask_sqlalchemy import SQLAlchemy
+from flask_sqlalchemy.session import Session as FlaskSession
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import Session
 
@@ -40,6 +42,22 @@ class AppState:
     def session(self) -> Session:
         """The host's database session of this request or task."""
         return self.db.session()
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Whether that session has a transaction running; a session is not made to tell."""
+        return self.db.session.registry.has() and self.session.in_transaction()
+
+    def bind_of(self, model: type[t.Any]) -> sa.Engine | sa.Connection:
+        """Return where that session sends what is about a model; one is made only if the host's have their own way.
+
+        :param model: a model of the host's database.
+        """
+        mapper = sa.inspect(model)
+        sessions = self.db.session
+        if sessions.registry.has() or sessions.session_factory.class_.get_bind is not FlaskSession.get_bind:
+            return self.session.get_bind(mapper)
+        return self.db.engines[t.cast(sa.Table, mapper.local_table).metadata.info.get("bind_key")]
 
 
 def mappers_of(db: SQLAlchemy) -> Iterable[Mapper[t.Any]]:

@@ -69,7 +69,7 @@ def create(
 
     state = current_state()
     model = state.models.referral
-    transaction = Transaction(state.session, model, commit=commit)
+    transaction = Transaction(state, model, commit=commit)
     owner = user_id(user)
     target_type, target_id = targets.reference(target)
     identity = identity_digest(owner, redirect_to, label, target_type, target_id)

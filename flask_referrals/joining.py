@@ -91,7 +91,7 @@ def link_user(user: t.Any, *, commit: bool) -> None:
     key = visitors.get_key(visitors.resolve_request())
     if key is not None:
         state = current_state()
-        _link(Transaction(state.session, state.models.response, commit=commit), user, key)
+        _link(Transaction(state, state.models.response, commit=commit), user, key)
 
 
 def _link(transaction: Transaction, user: t.Any, key: str) -> None:
@@ -117,7 +117,7 @@ def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
     state = current_state()
     session = state.session
     host_is_writing = _is_host_writing(session)
-    transaction = Transaction(session, state.models.response, commit=not host_is_writing)
+    transaction = Transaction(state, state.models.response, commit=not host_is_writing)
     try:
         try:
             _link(transaction, user, key)
@@ -126,7 +126,7 @@ def link_at_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
             if host_is_writing or transaction.is_own or session.in_transaction() or not is_passing(error):
                 raise
             # The host's is gone, in which it had read the user, for one: ours is done again in one of our own.
-            transaction = Transaction(session, state.models.response, commit=True)
+            transaction = Transaction(state, state.models.response, commit=True)
             _link(transaction, user, key)
             current_app.logger.warning("The database gave up the transaction in which a user logged in: %r", error.orig)
     except Exception:
@@ -142,7 +142,7 @@ def forget_at_logout(app: Flask, user: t.Any = None, **extra: t.Any) -> None:
     if pending.has_any(request):
         state = current_state()
         commit = not _is_host_writing(state.session)
-        transaction = Transaction(state.session, state.models.response, commit=commit)
+        transaction = Transaction(state, state.models.response, commit=commit)
         try:
             pending.settle_now(transaction, request, Visitor(user_id(user), visitors.get_key(request)))
         except Exception:

@@ -143,7 +143,7 @@ def identify(request: Request | None) -> Visitor:
     if has_any(request):
         state = current_state()
         commit = not state.session.in_transaction()
-        settle_now(Transaction(state.session, state.models.response, commit=commit), request, visitor)
+        settle_now(Transaction(state, state.models.response, commit=commit), request, visitor)
     return visitor
 
 

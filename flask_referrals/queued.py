@@ -74,7 +74,7 @@ def store(events: Sequence[Event]) -> None:
     :raises Exception: none of them is stored, and all may be tried again.
     """
     state = current_state()
-    transaction = Transaction(state.session, state.models.response, commit=True)
+    transaction = Transaction(state, state.models.response, commit=True)
 
     def work() -> None:
         insert(transaction, events)

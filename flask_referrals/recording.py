@@ -96,7 +96,7 @@ def record_action(
     """Record an action for whoever acts; ``None`` when nobody gets credit."""
     request = visitors.resolve_request(request)
     state = current_state()
-    before = Transaction(state.session, state.models.response, commit=commit)
+    before = Transaction(state, state.models.response, commit=commit)
     visitor = identify(request, user)
     if not visitor:
         return None
@@ -128,7 +128,7 @@ def respond(
     """Record a response to one referral, whoever else may deserve credit."""
     request = visitors.resolve_request(request)
     state = current_state()
-    transaction = Transaction(state.session, state.models.response, commit=commit)
+    transaction = Transaction(state, state.models.response, commit=commit)
     visitor = identify(request, user)
     if not visitor and request is not None:
         visitor = Visitor(key=visitors.new_key())
@@ -225,7 +225,7 @@ def void(response: "ReferralResponseMixin", reason: str, *, commit: bool) -> "Re
     """Do what :meth:`.ReferralResponseMixin.void` promises."""
     _check_word("reason", reason, _MAX_REASON)
     model = current_state().models.response
-    transaction = Transaction(current_state().session, model, commit=commit)
+    transaction = Transaction(current_state(), model, commit=commit)
     key = f"response:{response.id}"
     identity = key_identity(VOID, key)
 

@@ -66,7 +66,7 @@ def _responses() -> _Table:
 
 def _in_transaction(work: Callable[[], T], *, commit: bool = True) -> T:
     state = current_state()
-    transaction = Transaction(state.session, state.models.response, commit=commit)
+    transaction = Transaction(state, state.models.response, commit=commit)
 
     def attempt() -> T:
         with transaction.write():

@@ -133,8 +133,9 @@ def roll_up() -> int:
     """
     models = current_state().models
     total, response = models.total, models.response
-    session = current_state().session
-    transaction = Transaction(session, response, commit=True)
+    state = current_state()
+    session = state.session
+    transaction = Transaction(state, response, commit=True)
     locked = bookmark(models).with_for_update()
 
     def place_bookmark() -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextlib import suppress
 from dataclasses import dataclass
 from dataclasses import field
+from functools import cached_property
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -17,6 +18,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from sqlalchemy.orm import SessionTransaction
+
+if t.TYPE_CHECKING:
+    from .context import AppState
 
 T = t.TypeVar("T")
 
@@ -135,17 +139,22 @@ class Transaction:
     from here on is ours, and is committed or rolled back as a whole. In a transaction of the host's every write is
     behind a savepoint.
 
-    :param session: the host's session.
+    :param state: whose session it is.
     :param model: a model of the database that is written to.
     :param commit: whether the caller wants the session committed.
     """
 
-    def __init__(self, session: Session, model: type[t.Any], *, commit: bool) -> None:
-        self.session = session
+    def __init__(self, state: "AppState", model: type[t.Any], *, commit: bool) -> None:
+        self._state = state
         self.model = model
         self._commit = commit
         #: Whether it is committed, or rolled back, as a whole.
-        self.is_own = commit and not session.in_transaction()
+        self.is_own = commit and not state.is_in_transaction
+
+    @cached_property
+    def session(self) -> Session:
+        """The host's session, which is made when it is asked for first."""
+        return self._state.session
 
     @property
     def connection(self) -> sa.Connection:
@@ -272,7 +281,7 @@ class _ConnectionTransaction(Transaction):
     """A transaction of ours on a connection of its own, which the session knows nothing of."""
 
     def __init__(self, transaction: Transaction, connection: sa.Connection) -> None:
-        super().__init__(transaction.session, transaction.model, commit=True)
+        super().__init__(transaction._state, transaction.model, commit=True)
         self._connection = connection
 
     @property
@@ -288,7 +297,7 @@ class _ConnectionTransaction(Transaction):
 
     def commit(self) -> None:
         """Let the session know what is durable, if it was given something of it."""
-        if self.session.in_transaction():
+        if self._state.is_in_transaction:
             super().commit()
 
     def _rollback(self) -> None:
@@ -302,9 +311,9 @@ def core_transaction(transaction: Transaction) -> Iterator[Transaction]:
     :param transaction: the one that our work began with, joined when something was read in the session meanwhile, or
         when the caller does not want it committed.
     """
-    session = transaction.session
-    bind = session.get_bind(sa.inspect(transaction.model))
-    if not transaction.is_own or session.in_transaction() or not isinstance(bind, sa.Engine):
+    state = transaction._state
+    bind = state.bind_of(transaction.model)
+    if not transaction.is_own or state.is_in_transaction or not isinstance(bind, sa.Engine):
         yield transaction
         return
     with bind.connect() as connection:

@@ -91,7 +91,7 @@ def location_of(request: Request, stored: str | None) -> str:
     redirect_param = config["REFERRALS_REDIRECT_PARAM"]
     arguments = clients.arguments(request)
     candidates = (arguments.get(redirect_param), stored, config["REFERRALS_FALLBACK_URL"])
-    location = next(filter(None, map(target_location, candidates)), "/")
+    location = next(filter(None, map(target_location, filter(None, candidates))), "/")
     if config["REFERRALS_FORWARD_QUERY"]:
         ours = {redirect_param, *as_words(config["REFERRALS_QUERY_PARAM"])}
         location = _with_query(location, [pair for pair in arguments.items(multi=True) if pair[0] not in ours])

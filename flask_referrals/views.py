@@ -99,7 +99,7 @@ def create() -> flask.typing.ResponseReturnValue:
     if _is_cross_site():
         return _refuse(403, "This can only be done from the site itself.")
     state = current_state()
-    transaction = Transaction(state.session, state.models.referral, commit=True)
+    transaction = Transaction(state, state.models.referral, commit=True)
     try:
         user = visitors.current_user(unwrapped(request))
         return _ask_to_log_in() if user is None else _create(transaction, user)

@@ -136,7 +136,7 @@ def show(code: str, limit: int, as_json: bool) -> None:
 def expire(code: str, at: datetime | None) -> None:
     """Let the link with CODE expire: it leads on, but records nothing and earns nothing."""
     state = current_state()
-    transaction = Transaction(state.session, state.models.referral, commit=True)
+    transaction = Transaction(state, state.models.referral, commit=True)
     referral = _find(code)
     with transaction.write():
         referral.expired_at = at or now()

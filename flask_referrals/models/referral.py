@@ -247,7 +247,7 @@ class ReferralMixin(RecordMixin):
         :param commit: commit the session.
         """
         state = current_state()
-        transaction = Transaction(state.session, state.models.response, commit=commit)
+        transaction = Transaction(state, state.models.response, commit=commit)
         visitor = attribution.Visitor(id_of_user(user), session_key)
         if session_key != storable(session_key, 43):
             return  # no visitor has it
