@@ -146,6 +146,8 @@ class Watch:
 
     def do_commit(self, dbapi_connection: sa.PoolProxiedConnection) -> None:
         """Stand in for the dialect's: there is no event where errors of a COMMIT are taken for the driver's own."""
+        if getattr(dbapi_connection, "autocommit", None) is True:
+            return  # nothing is sent
         dialect = self._engine.dialect
         try:
             with contextlib.closing(dbapi_connection.cursor()) as cursor:
