@@ -149,7 +149,7 @@ class Transaction:
         self.model = model
         self._commit = commit
         #: Whether it is committed, or rolled back, as a whole.
-        self.is_own = commit and not state.is_in_transaction
+        self.is_own: bool = commit and not state.is_in_transaction
 
     @cached_property
     def session(self) -> Session:
