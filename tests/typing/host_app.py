@@ -66,9 +66,9 @@ def create_app(*, with_own_models: bool = False) -> Flask:
     app = Flask(__name__)
     db.init_app(app)
     if with_own_models:
-        Referrals(app, user_model=User, referral_model=Invite, response_model=Answer)
+        Referrals(app, user_model=User, referral_model=Invite, response_model=Answer, recorder=None)
     else:
-        referrals.init_app(app, user_model=User, referral_model=None, response_model=None)
+        referrals.init_app(app, user_model=User, referral_model=None, response_model=None, recorder=None)
     referral_created.connect(thank, app)
     user_linked_to_response.connect(greet, app)
     return app
