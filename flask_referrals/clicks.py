@@ -141,19 +141,23 @@ def _choice(code: str, visitor: Visitor, reason: str | None) -> Choice:
     """Return how the link is chosen that has a code, if it is alive, and why a click on it does not count."""
     window = config.duration("REFERRALS_REPEAT_WINDOW")
     now = datetime.now(timezone.utc)
-    given: dict[str, t.Any] = {"code": code, "reason": reason, "now": now}
-    if reason is None:
+    given: dict[str, t.Any] = {"code": code, "now": now}
+    if reason is not None:
+        given["reason"] = reason
+    elif visitor:
         since = now - window if window is not None else None
-        known = {"user": visitor.user_id, "visitor": visitor.key, "since": since if visitor else None}
+        known = {"user": visitor.user_id, "visitor": visitor.key, "since": since}
         given |= {name: value for name, value in known.items() if value is not None}
     return Choice(_choose, tuple(given), given)
 
 
 def _choose(models: Models, *given: str) -> sa.Select[t.Any]:
     referral, response = models.referral, models.response
-    ignored: sa.ColumnElement[t.Any] = sa.bindparam("reason", type_=response.ignored.type)
+    reasons: list[sa.ColumnElement[t.Any]] = []
+    if "reason" in given:
+        reasons.append(sa.bindparam("reason", type_=response.ignored.type))
     if "user" in given:
-        ignored = sa.func.coalesce(ignored, own(referral))
+        reasons.append(own(referral))
     if "since" in given:
         who: t.Any = {name: sa.bindparam(name) if name in given else None for name in ("user", "visitor")}
         is_repeat = sa.exists().where(
@@ -165,7 +169,8 @@ def _choose(models: Models, *given: str) -> sa.Select[t.Any]:
             response.action == CLICK,
             response.ignored.is_(None),
         )
-        ignored = sa.func.coalesce(ignored, sa.case((is_repeat, "repeat")))
+        reasons.append(sa.case((is_repeat, "repeat")))
+    ignored = sa.func.coalesce(*reasons, sa.null()) if reasons else sa.null()
     is_active = sa.or_(referral.expired_at.is_(None), referral.expired_at > sa.bindparam("now"))
     chosen = sa.select(referral.id.label("referral_id"), ignored.label("ignored"))
     return chosen.where(referral.code == sa.bindparam("code"), is_active)

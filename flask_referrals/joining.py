@@ -13,6 +13,7 @@ from . import pending
 from . import signals
 from . import totals
 from . import visitors
+from .after_commit import after_commit
 from .attribution import Visitor
 from .attribution import unclaimed
 from .context import current_state
@@ -20,7 +21,6 @@ from .failures import log_failure
 from .identity import unwrapped
 from .identity import user_id
 from .transactions import Transaction
-from .transactions import after_commit
 from .transactions import is_passing
 
 #: How many responses are loaded at once; PostgreSQL takes 65,535 parameters at most.

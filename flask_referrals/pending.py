@@ -22,13 +22,13 @@ from . import attribution
 from . import clients
 from . import queued
 from . import visitors
+from .after_commit import after_commit
 from .attribution import Visitor
 from .context import current_state
 from .context import signing_keys
 from .failures import log_failure
 from .times import parse_time
 from .transactions import Transaction
-from .transactions import after_commit
 
 if t.TYPE_CHECKING:
     from .queued import Event

@@ -24,6 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from . import config
 from . import signals
 from . import totals
+from .after_commit import after_commit
 from .attribution import CLICK
 from .attribution import Visitor
 from .attribution import unclaimed
@@ -35,7 +36,6 @@ from .storing import columns_of
 from .times import as_utc
 from .times import parse_time
 from .transactions import Transaction
-from .transactions import after_commit
 
 Event = dict[str, t.Any]
 Recorder = Callable[[Event], None]

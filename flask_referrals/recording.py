@@ -21,6 +21,7 @@ from . import storing
 from . import targets
 from . import totals
 from . import visitors
+from .after_commit import after_commit
 from .attribution import Visitor
 from .attribution import choice_of
 from .attribution import credit
@@ -30,7 +31,6 @@ from .creation import identity_digest
 from .exceptions import InvalidValueError
 from .joining import join
 from .transactions import Transaction
-from .transactions import after_commit
 from .transactions import core_transaction
 
 if t.TYPE_CHECKING:

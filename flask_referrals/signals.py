@@ -12,10 +12,10 @@ from flask import Flask
 from flask import current_app
 from sqlalchemy.orm import Session
 
+from .after_commit import after_commit
 from .context import current_state
 from .failures import log_failure
 from .identity import unwrapped
-from .transactions import after_commit
 from .transactions import recover
 
 _signals = Namespace()

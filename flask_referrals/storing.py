@@ -46,7 +46,6 @@ class Stored(t.NamedTuple):
     """
 
     id: int
-    referral_id: int
     ignored: str | None
     redirect_to: str
 
@@ -70,9 +69,11 @@ def store(transaction: Transaction, choice: Choice, row: dict[str, t.Any]) -> St
     :param row: all other columns, by their attributes.
     """
     models, connection = current_state().models, transaction.connection
-    given = {_parameter(name): value for name, value in row.items()} | choice.parameters
     if writes_what_it_selects(connection.dialect):
-        insert = models.once(_insert_chosen, connection.dialect, tuple(row), choice.make, *choice.arguments)
+        # A parameter costs its way through two libraries; half of a row is empty.
+        given = {_parameter(name): value for name, value in row.items() if value is not None} | choice.parameters
+        shape = tuple([(name, value is None) for name, value in row.items()])
+        insert = models.once(_insert_chosen, connection.dialect, shape, choice.make, *choice.arguments)
         written = connection.execute(insert, given).one_or_none()
         return Stored(*written) if written is not None else None
     chosen = connection.execute(models.once(_choose, choice.make, *choice.arguments), choice.parameters).one_or_none()
@@ -81,7 +82,7 @@ def store(transaction: Transaction, choice: Choice, row: dict[str, t.Any]) -> St
     columns = models.once(columns_of)
     values = {columns[name].key: value for name, value in (row | chosen._asdict()).items() if name in columns}
     (key,) = t.cast(t.Any, connection.execute(models.once(_insert), values)).inserted_primary_key
-    return Stored(key, chosen.referral_id, chosen.ignored, chosen.redirect_to)
+    return Stored(key, chosen.ignored, chosen.redirect_to)
 
 
 def find(transaction: Transaction, row: dict[str, t.Any], code: str | None = None) -> Stored | None:
@@ -129,13 +130,16 @@ def _choose(models: "Models", make: Callable[..., sa.Select[t.Any]], *arguments:
 def _insert_chosen(
     models: "Models",
     dialect: Dialect,
-    names: tuple[str, ...],
+    shape: tuple[tuple[str, bool], ...],
     make: Callable[..., sa.Select[t.Any]],
     *arguments: Hashable,
 ) -> t.Any:
     columns = models.once(columns_of)
-    values = [sa.bindparam(_parameter(name), type_=columns[name].type).label(None) for name in names]
-    target = [columns["referral_id"], columns["ignored"], *(columns[name] for name in names)]
+    target, values = [columns["referral_id"], columns["ignored"]], []
+    for name, is_empty in shape:
+        target.append(columns[name])
+        value = sa.null() if is_empty else sa.bindparam(_parameter(name), type_=columns[name].type)
+        values.append(value.label(None))
     # As text, for SQLAlchemy takes it for another table of the subquery's.
     of_row: sa.ColumnElement[int] = sa.literal_column(
         dialect.identifier_preparer.format_column(columns["referral_id"], use_table=True)
@@ -143,7 +147,7 @@ def _insert_chosen(
     referral = sa.orm.aliased(models.referral)
     redirect_to = sa.select(referral.redirect_to).where(referral.id == of_row).scalar_subquery()
     insert = models.once(_insert).from_select(target, make(models, *arguments).add_columns(*values))
-    return insert.returning(columns["id"], columns["referral_id"], columns["ignored"], redirect_to)
+    return insert.returning(columns["id"], columns["ignored"], redirect_to)
 
 
 def _find(models: "Models", names: tuple[str, ...], has_code: bool) -> sa.Select[t.Any]:
@@ -156,5 +160,5 @@ def _find(models: "Models", names: tuple[str, ...], has_code: bool) -> sa.Select
     ]
     if has_code:
         same.append(referral.code == sa.bindparam("code"))
-    found = sa.select(response.id, response.referral_id, response.ignored, referral.redirect_to)
+    found = sa.select(response.id, response.ignored, referral.redirect_to)
     return t.cast("sa.Select[t.Any]", found.join(referral, response.referral_id == referral.id).where(*same))

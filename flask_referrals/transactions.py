@@ -8,23 +8,17 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
-from dataclasses import dataclass
-from dataclasses import field
 from functools import cached_property
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
-from sqlalchemy.orm import SessionTransaction
 
 if t.TYPE_CHECKING:
     from .context import AppState
 
 T = t.TypeVar("T")
-
-_QUEUE = "flask_referrals.after_commit"
 
 #: How often a transaction of ours is tried, and for how many seconds after it failed first: who waited for a lock twice
 #: in vain waits no more.
@@ -81,38 +75,6 @@ def lock_deadline(connection: sa.Connection, deadline: float) -> Iterator[None]:
     finally:
         with lost:
             driver_connection.execute(f"PRAGMA busy_timeout = {before}")
-
-
-@dataclass
-class _AfterCommit:
-    callbacks: list[Callable[[], None]] = field(default_factory=list)
-    committed: bool = False
-
-
-def after_commit(session: Session, callback: Callable[[], None]) -> None:
-    """Call back once the session's running transaction is durable, and never when it is rolled back.
-
-    :param session: the host's session, inside a transaction.
-    :param callback: called with the session ready for new work.
-    """
-    if _QUEUE not in session.info:
-        session.info[_QUEUE] = _AfterCommit()
-        event.listen(session, "after_commit", _mark_committed)
-        event.listen(session, "after_transaction_end", _call_back)
-    session.info[_QUEUE].callbacks.append(callback)
-
-
-def _mark_committed(session: Session) -> None:
-    if not session.in_nested_transaction():
-        session.info[_QUEUE].committed = True
-
-
-def _call_back(session: Session, transaction: SessionTransaction) -> None:
-    if transaction.parent is None:
-        ended, session.info[_QUEUE] = session.info[_QUEUE], _AfterCommit()
-        if ended.committed:
-            for callback in ended.callbacks:
-                callback()
 
 
 def recover(session: Session, model: type[t.Any]) -> None:
@@ -291,9 +253,12 @@ class _ConnectionTransaction(Transaction):
     @contextmanager
     def write(self) -> Iterator[None]:
         """Undo what is written in the block when it raises; else it is durable at the end."""
-        with super().write():
+        try:
             yield
             self._connection.commit()
+        except BaseException:
+            self._rollback()
+            raise
 
     def commit(self) -> None:
         """Let the session know what is durable, if it was given something of it."""

@@ -71,6 +71,8 @@ def target_location(target: str | None) -> str | None:
             target = url_for(target, _external=False) if has_request_context() else path_of(target)
         except BuildError:
             return None
+    if target is not None and target.startswith("/"):
+        return safe_location(target, hosts=())  # a path names no host
     return safe_location(
         target,
         hosts=[*_own_hosts(), *current_app.config["REFERRALS_ALLOWED_REDIRECT_HOSTS"]],
