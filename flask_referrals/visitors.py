@@ -101,8 +101,13 @@ def get_key(request: Request | None) -> str | None:
 
 
 def set_key(key: str) -> None:
-    """Keep a key for the visitor of the current request, unless the app has no sessions; nothing is pending then."""
-    _keep(_signer().sign(key).decode())
+    """Keep a key for the visitor of the current request, unless the app has no sessions; nothing is pending then.
+
+    One that is in the session already stays as it is, and so does the session, where the key's age does not matter and
+    no secret is about to be dropped.
+    """
+    if not _is_settled(key):
+        _keep(_signer().sign(key).decode())
 
 
 def drop_key() -> None:
@@ -168,6 +173,14 @@ def _keep(text: str) -> None:
         _send_cookie(text)
     else:
         flask.session[SESSION_KEY] = text
+
+
+def _is_settled(key: str) -> bool:
+    settings = current_app.config
+    if settings["REFERRALS_COOKIE"] or settings["REFERRALS_ATTRIBUTION_WINDOW"] or settings.get("SECRET_KEY_FALLBACKS"):
+        return False
+    text = next(_texts(_entry(flask.session)), "")
+    return text.partition(".")[0] == key and _BEHIND not in text  # whoever has the key has read it there, verified
 
 
 def _forget() -> None:

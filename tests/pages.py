@@ -7,13 +7,17 @@ from pathlib import Path
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def snippet(page: str, language: str, about: str) -> str:
-    """Return the one block on a page that speaks of something.
+def snippets(page: str, language: str) -> list[str]:
+    """Return the blocks of a language on a page, in their order.
 
     :param page: the name of a file in ``docs``.
     :param language: as after ``code-block::``.
-    :param about: what is in that block, and in no other of this language.
     """
     blocks = re.findall(rf"\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", (DOCS / page).read_text())
-    (found,) = [block for block in blocks if about in block]
-    return textwrap.dedent(found)
+    return [textwrap.dedent(block) for block in blocks]
+
+
+def snippet(page: str, language: str, about: str) -> str:
+    """Return the one block that speaks of something, and no other of this language on its page."""
+    (found,) = [block for block in snippets(page, language) if about in block]
+    return found

@@ -6,11 +6,16 @@ import pwd
 import random
 import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
+
+#: How long a program may take, in seconds.
+_PATIENCE = 90
 
 #: Below those that outgoing connections are given, so that a port is still free when its server starts again.
 _ports = itertools.count(random.randrange(10_000, 30_000))
@@ -41,3 +46,34 @@ def new_folder(account: str) -> Iterator[tuple[Path, str | None]]:
             Path(parent).chmod(0o711)
             shutil.chown(folder, owner)
         yield folder, owner
+
+
+def popen(command: list[str], output: IO[bytes], *, account: str | None) -> subprocess.Popen[bytes]:
+    """Start a server, or a program of its own.
+
+    :param output: the file that all it says goes to: a server that inherits a pipe would keep it open.
+    :param account: who runs it, as :func:`new_folder` says.
+    """
+    return subprocess.Popen(
+        command,
+        cwd="/",
+        user=account,
+        extra_groups=None if account is None else [],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+    )
+
+
+def finish(command: list[str], log: Path, *, account: str | None) -> str:
+    """Run a program to its end, and return what it said.
+
+    :param log: the file that it says that in.
+    :raises RuntimeError: it failed; with what it said.
+    """
+    with log.open("wb") as output:
+        code = popen(command, output, account=account).wait(timeout=_PATIENCE)
+    said = log.read_text()
+    if code != 0:
+        raise RuntimeError(f"{command[0]} failed:\n{said}")
+    return said

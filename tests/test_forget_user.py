@@ -4,7 +4,6 @@ import json
 import logging
 import re
 import shlex
-import textwrap
 import uuid
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -40,6 +39,8 @@ from tests.conftest import MakeHost
 from tests.host import BROWSER
 from tests.host import Host
 from tests.host import follow
+from tests.pages import DOCS
+from tests.pages import snippets
 from tests.test_retention import failing
 from tests.test_retention import run
 
@@ -55,13 +56,7 @@ OTHER_MARKERS = ("198.51.100.77", "agent-marker", "referrer-marker", "label-mark
 MARKERS = (str(NUMBER), WORD, str(UUID), UUID.hex, *OTHER_MARKERS)
 
 
-PAGE = (Path(__file__).parent.parent / "docs" / "privacy.rst").read_text()
-
-
-def snippets(language: str) -> list[str]:
-    """The blocks of code on the page about privacy."""
-    blocks = re.findall(rf"\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", PAGE)
-    return [textwrap.dedent(block) for block in blocks]
+PAGE = (DOCS / "privacy.rst").read_text()
 
 
 def forget(host: Host, key: object) -> str:
@@ -120,7 +115,7 @@ def add_pages(host: Host) -> None:
         response = Referral.record_response("LOOKED", target=profile)
         return "" if response is None else response.referral.code
 
-    *_, delete_account = snippets("python")
+    *_, delete_account = snippets("privacy.rst", "python")
     names = {"app": host.app, "db": host.db, "referrals": host.referrals}
     exec(delete_account, {**vars(flask), **vars(flask_login), **names})
 
@@ -498,7 +493,7 @@ class TestPage:
 
     def test_settings(self, new_host: MakeHost) -> None:
         app = Flask(__name__)
-        exec(snippets("python")[0], {"app": app})
+        exec(snippets("privacy.rst", "python")[0], {"app": app})
         host = new_host(**{name: value for name, value in app.config.items() if name.startswith("REFERRALS_")})
         client = browser(host)
         code = follow(host, client, "/")
@@ -515,7 +510,7 @@ class TestPage:
     @pytest.mark.parametrize(("kept", "reasons"), [("flag", ["no-consent", None]), ("drop", [None])])
     def test_consent(self, new_host: MakeHost, kept: str, reasons: list[str | None]) -> None:
         host = new_host(REFERRALS_IGNORED=kept)
-        exec(snippets("python")[1], {"referrals": host.referrals})
+        exec(snippets("privacy.rst", "python")[1], {"referrals": host.referrals})
         client = host.client()
         code = follow(host, client)
         assert client.get_cookie("session") is None
@@ -530,7 +525,7 @@ class TestPage:
     def test_commands(self, new_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         host = new_host()
         monkeypatch.chdir(tmp_path)
-        commands = [line for block in snippets("text") for line in block.splitlines() if line]
+        commands = [line for block in snippets("privacy.rst", "text") for line in block.splitlines() if line]
         assert len(commands) == 4
         for command in commands:
             flask, referrals, *arguments = shlex.split(command)

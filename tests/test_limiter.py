@@ -1,13 +1,10 @@
 """Flask-Limiter on Redis, as docs/limits.rst says: the page's snippets are run as they stand there."""
 
-import re
 import secrets
 import socket
-import textwrap
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,9 +21,10 @@ from tests.databases import unavailable
 from tests.host import Host
 from tests.host import in_parallel
 from tests.login_hosts import REDIS_URL
+from tests.pages import snippets
 
-PAGE = Path(__file__).parent.parent / "docs" / "limits.rst"
-SETTINGS, *RECIPE = re.findall(r"\.\. code-block:: python\n\n((?:    .*\n|\n)+)", PAGE.read_text())
+PAGE = "limits.rst"
+SETTINGS, *RECIPE = snippets(PAGE, "python")
 
 #: The numbers on the page.
 LINKS = 20
@@ -103,7 +101,7 @@ def silent_redis() -> Iterator[str]:
 
 
 def run(snippet: str, names: dict[str, Any]) -> None:
-    exec(compile(textwrap.dedent(snippet), PAGE.name, "exec"), names)
+    exec(compile(snippet, PAGE, "exec"), names)
 
 
 def member(host: Host, name: str = "mia") -> FlaskClient:

@@ -96,6 +96,37 @@ def test_key_is_kept_from_click_to_click(host: Host, client: FlaskClient, code: 
     assert key_in(token_of(client)) == key_in(token)
 
 
+class TestNextLink:
+    """A visitor who has a key follows another link."""
+
+    @pytest.fixture
+    def next_code(self, host: Host) -> str:
+        with host.app.app_context():
+            return Referral.create("/next").code
+
+    def test_session_stays_as_it_is(self, host: Host, client: FlaskClient, next_code: str, token: str) -> None:
+        client.post("/act/LOOKED")  # Flask-Login has something to keep, the second time
+        answer = client.get(f"/referrals/{next_code}")
+        assert "Set-Cookie" not in answer.headers
+        assert credit(host, token) == next_code
+
+    @pytest.mark.parametrize(
+        "settings",
+        [{"REFERRALS_ATTRIBUTION_WINDOW": HOUR}, {"SECRET_KEY_FALLBACKS": ["older"]}],
+        ids=["its age matters", "its secret is about to be dropped"],
+    )
+    def test_key_is_signed_anew(
+        self, host: Host, client: FlaskClient, next_code: str, token: str, settings: dict[str, Any]
+    ) -> None:
+        host.app.config.update(settings)
+        with time_machine.travel(time.time() + 60):
+            client.get(f"/referrals/{next_code}")
+            renewed = token_of(client)
+            assert key_in(renewed) == key_in(token)
+            assert renewed != token
+            assert credit(host, renewed) == next_code
+
+
 def test_valid_key_gives_credit(host: Host, code: str, token: str) -> None:
     assert credit(host, token) == code
     assert credit(host, sign(host, key_in(token))) == code

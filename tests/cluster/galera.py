@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
-from typing import Any
 
 import pymysql
 
+from tests.servers import finish
 from tests.servers import free_port
 from tests.servers import new_folder
+from tests.servers import popen
 
 PROVIDER = Path("/usr/lib/galera/libgalera_smm.so")
 _PROGRAMS = ("mariadbd", "mariadb-install-db", "wsrep_sst_rsync", "rsync", "lsof")
@@ -69,7 +69,7 @@ class Node:
     def install(self) -> None:
         """Make the system's tables, which the other nodes get from this one."""
         command = ["mariadb-install-db", "--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]
-        self._wait([*command, f"--datadir={self._folder}"])
+        finish([*command, f"--datadir={self._folder}"], self._log.with_suffix(".commands"), account=self._account)
 
     def start(self, group: str) -> None:
         """Start it, and wait until it has caught up with the others.
@@ -80,7 +80,7 @@ class Node:
         if (self._folder / "grastate.dat").exists():
             command.append(f"--wsrep-start-position={self._position(group)}")
         with self._log.open("ab") as output:
-            self._process = self._popen(command, output)
+            self._process = popen(command, output, account=self._account)
         give_up = time.monotonic() + _PATIENCE
         while self.state() != "Synced":
             if self._process.poll() is not None or time.monotonic() > give_up:
@@ -90,7 +90,8 @@ class Node:
 
     def _position(self, group: str) -> str:
         """Return how far it had come when it was killed, as Debian's unit does: what it missed is all it is sent."""
-        said = self._wait([*self._command(group), "--wsrep-recover", f"--log-error={self._folder / 'recover.log'}"])
+        command = [*self._command(group), "--wsrep-recover", f"--log-error={self._folder / 'recover.log'}"]
+        said = finish(command, self._log.with_suffix(".commands"), account=self._account)
         (position,) = re.findall(r"WSREP: Recovered position:? (\S+)", said + self._recovery_log())
         return str(position)
 
@@ -122,26 +123,6 @@ class Node:
             f"--wsrep-sst-receive-address={self._sst_address}",
             f"--wsrep-provider-options=gmcast.listen_addr=tcp://{self.group_address};ist.recv_addr={self._ist_address}",
         ]
-
-    def _popen(self, command: list[str], output: IO[Any]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command,
-            cwd="/",
-            user=self._account,
-            extra_groups=None if self._account is None else [],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-
-    def _wait(self, command: list[str]) -> str:
-        with (self._log.with_suffix(".commands")).open("w+") as output:
-            code = self._popen(command, output).wait(timeout=_PATIENCE)
-            output.seek(0)
-            said = output.read()
-        if code != 0:
-            raise RuntimeError(f"{command[0]} failed:\n{said}")
-        return said
 
     def state(self) -> str | None:
         """Return what the node says of itself; ``None``: it does not answer."""

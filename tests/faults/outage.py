@@ -12,7 +12,6 @@ when one is lost that came while the server was up, or when a request for a link
 import argparse
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from tests.faults.site import WORKERS
 from tests.faults.site import Site
+from tests.servers import finish
 from tests.servers import free_port
 from tests.servers import new_folder
 from tests.web import Answer
@@ -87,20 +87,8 @@ class PostgreSQL:
         self._run("pg_ctl", "stop", "--wait", "--mode=immediate")
 
     def _run(self, program: str, *arguments: str) -> None:
-        # Nothing is piped: the server inherits it, and would keep the pipe open.
-        with (self._folder.parent / f"{program}.log").open("w+") as output:
-            done = subprocess.run(
-                [self._programs / program, *arguments, f"--pgdata={self._folder}"],
-                cwd="/",
-                user=self._account,
-                extra_groups=None if self._account is None else [],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-            if done.returncode != 0:
-                output.seek(0)
-                raise RuntimeError(f"{program} failed:\n{output.read()}")
+        command = [str(self._programs / program), *arguments, f"--pgdata={self._folder}"]
+        finish(command, self._folder.parent / f"{program}.log", account=self._account)
 
 
 def find_programs() -> Path | None:
