@@ -3,8 +3,8 @@
 The days since the last time are rolled up by ``flask referrals rollup``. Rows of the table are added and never changed,
 so that nobody waits for a counter; what changes in a day that is rolled up already adds a row that corrects it. One row
 is the bookmark: all days before its own are rolled up. Who rolls up locks it, and so does who corrects: no change falls
-between the two. It is there before anything is counted, and in MariaDB it is also written to: the nodes of a cluster
-know nothing of each other's locks, but of two that write to the same row at the same time one is given up.
+between the two. The first of either places it, and in MariaDB it is also written to: the nodes of a cluster know
+nothing of each other's locks, but of two that write to the same row at the same time one is given up.
 """
 
 import typing as t
@@ -109,12 +109,11 @@ def correct(session: Session, changes: Iterable[Counted], by: int) -> None:
     """
     models = current_state().models
     total = models.total
+    _place_bookmark(session)
     if session.get_bind(**_bind()).dialect.name in ("mysql", "mariadb"):
         mark = sa.update(total).where(total.c.id == _BOOKMARK).values(count=total.c.count + 1)
         session.execute(mark, bind_arguments=_bind())
-    until = session.scalar(bookmark(models).with_for_update(read=True), bind_arguments=_bind())
-    if until is None:
-        return
+    until = session.scalars(bookmark(models).with_for_update(read=True), bind_arguments=_bind()).one()
     of_days = Counter(
         (referral_id, action, _midnight(time)) for referral_id, action, time in changes if as_utc(time) < as_utc(until)
     )
@@ -124,6 +123,18 @@ def correct(session: Session, changes: Iterable[Counted], by: int) -> None:
             for (referral_id, action, day), number in of_days.items()
         ]
         session.execute(sa.insert(total), rows, bind_arguments=_bind())
+
+
+def _place_bookmark(session: Session) -> None:
+    """Make sure that there is one; of two transactions that place it, one waits for the other.
+
+    It is read without a lock first: MariaDB would lock the gap where it is to go, and two would be in each other's way.
+    """
+    models = current_state().models
+    if session.scalar(bookmark(models), bind_arguments=_bind()) is None:
+        first = sa.insert(models.total).values(id=_BOOKMARK, action="", day=_NEVER, count=0)
+        with suppress(IntegrityError), session.begin_nested():
+            session.execute(first, bind_arguments=_bind())
 
 
 def roll_up() -> int:
@@ -136,24 +147,21 @@ def roll_up() -> int:
     state = current_state()
     session = state.session
     transaction = Transaction(state, response, commit=True)
-    locked = bookmark(models).with_for_update()
 
     def place_bookmark() -> None:
         with transaction.write():
             transaction.begin()
-            if session.scalar(locked, bind_arguments=_bind()) is not None:
-                return
-            oldest = session.scalar(sa.select(sa.func.min(response.created_at)))
-            if oldest is not None:
-                first = sa.insert(total).values(id=_BOOKMARK, action="", day=min(_midnight(oldest), _over()), count=0)
-                session.execute(first, bind_arguments=_bind())
+            _place_bookmark(session)
         transaction.commit()
 
     def work() -> int:
         with transaction.write():
             transaction.begin()
-            until = session.scalar(locked, bind_arguments=_bind())
-            start, end = as_utc(until) if until is not None else _over(), _over()
+            until = session.scalars(bookmark(models).with_for_update(), bind_arguments=_bind()).one()
+            start, end = as_utc(until), _over()
+            if start == _NEVER:
+                oldest = session.scalar(sa.select(sa.func.min(response.created_at)))
+                start = _midnight(oldest) if oldest is not None else end
             if start >= end:
                 return 0
             counted = (
@@ -177,8 +185,7 @@ def roll_up() -> int:
         transaction.commit()
         return (end - start).days
 
-    with suppress(IntegrityError):  # another places it at the same time
-        transaction.run(place_bookmark)
+    transaction.run(place_bookmark)
     return transaction.run(work)
 
 

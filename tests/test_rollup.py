@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from datetime import timedelta
 from datetime import timezone
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -165,6 +166,22 @@ def test_two_that_roll_up_at_once_count_each_day_once(host: Host, code: str) -> 
         in_parallel([run] * 4)
         assert count(host, code) == 5
         assert sum(row.count for row in stored(host)) == 5
+
+
+@time_machine.travel(NOON, tick=False)
+def test_first_roll_up_waits_for_a_correction_under_way(host: Host, code: str) -> None:
+    def run() -> None:
+        with host.app.app_context():
+            totals.roll_up()
+
+    rolling_up = Thread(target=run)
+    with host.app.app_context():
+        host.responses()[0].void("a test", commit=False)
+        rolling_up.start()
+        rolling_up.join(timeout=0.5)
+        host.db.session.commit()
+    rolling_up.join()
+    assert count(host, code) == 4
 
 
 @time_machine.travel(NOON, tick=False)
