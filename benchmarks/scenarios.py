@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks import rows
+from benchmarks.sites import CORE
 from benchmarks.sites import IDIOMATIC
 from benchmarks.sites import OURS
 from benchmarks.sites import PINAX_DOCUMENTED
@@ -52,7 +53,13 @@ def _log_in(site: Site, people: rows.Population) -> str:
 
 #: All, as the command line calls them.
 SCENARIOS = {
-    "new": Scenario("click of a new visitor", None, _any_link, records=True),
+    "new": Scenario(
+        "click of a new visitor",
+        None,
+        _any_link,
+        records=True,
+        contestants=(OURS, PINAX_DOCUMENTED, PINAX_TUNED, RAW, CORE, IDIOMATIC),
+    ),
     "returning": Scenario("click of a returning visitor", _click, _any_link, records=True),
     "action": Scenario("action of a referred visitor", _click, lambda *_: "/buy", records=True),
     "member": Scenario("click of a logged-in member", _log_in, _any_link, records=True),

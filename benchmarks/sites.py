@@ -66,6 +66,7 @@ WITHOUT = Contestant("the same site without it", "benchmarks.contestants.ours", 
 PINAX_DOCUMENTED = Contestant("pinax-referrals", "benchmarks.contestants.pinax", is_pinax=True)
 PINAX_TUNED = Contestant("pinax-referrals, tuned", "benchmarks.contestants.pinax", (("tuned", True),), is_pinax=True)
 RAW = Contestant("floor: driver", "benchmarks.contestants.raw")
+CORE = Contestant("floor: SQLAlchemy Core", "benchmarks.contestants.core")
 IDIOMATIC = Contestant("floor: Flask-SQLAlchemy", "benchmarks.contestants.idiomatic")
 #: All, as the command line calls them.
 CONTESTANTS = {
@@ -73,6 +74,7 @@ CONTESTANTS = {
     "pinax": PINAX_DOCUMENTED,
     "pinax-tuned": PINAX_TUNED,
     "driver": RAW,
+    "core": CORE,
     "flask-sqlalchemy": IDIOMATIC,
     "without": WITHOUT,
 }

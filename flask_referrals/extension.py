@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flask import Flask
+from flask import got_request_exception
 from flask_sqlalchemy import SQLAlchemy
 from werkzeug.wrappers import Request
 
@@ -16,6 +17,7 @@ from . import retention
 from . import targets
 from . import templating
 from . import views
+from . import visitors
 from .attaching import GuessLimit
 from .context import EXTENSION_KEY
 from .context import AppState
@@ -109,6 +111,7 @@ class Referrals:
             app.before_request(views.follow_from_query)
         app.cli.add_command(cli.group)
         templating.init_app(app)
+        got_request_exception.connect(visitors.restore, app)
         _follow_logins(app)
         _warn(app)
 

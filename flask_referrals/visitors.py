@@ -17,6 +17,7 @@ from datetime import timezone
 from functools import lru_cache
 
 import flask
+from flask import Flask
 from flask import current_app
 from flask import has_request_context
 from flask.sessions import NullSession
@@ -28,6 +29,7 @@ from . import clients
 from . import config
 from .context import current_state
 from .context import signing_keys
+from .failures import log_failure
 from .identity import unwrapped
 
 #: The entry of the Flask session that is ours.
@@ -116,6 +118,21 @@ def drop_key() -> None:
         return
     unwrapped(flask.request).environ[_DROPPED] = True
     _forget()
+
+
+def restore(app: Flask, **extra: t.Any) -> None:
+    """Receive Flask's ``got_request_exception``: give back the key whose session a view cleared before it failed.
+
+    Flask saves the session with its answer to an error, too.
+    """
+    try:
+        is_in_session = current_app.config["REFERRALS_COOKIE"] is None
+        if is_in_session and flask.session.modified and SESSION_KEY not in flask.session:
+            arrived = next(_kept(unwrapped(flask.request)), None)
+            if arrived is not None:
+                _keep(arrived)
+    except Exception:
+        log_failure("It could not be told whether a visitor's key was lost with a request that failed.")
 
 
 def get_pending(request: Request | None) -> str | None:

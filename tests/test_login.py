@@ -93,6 +93,37 @@ def test_logout_drops_the_key(host: Host, client: FlaskClient) -> None:
     assert not has_key(client)
 
 
+class TestViewThatFails:
+    """A view cleared the session, and then failed."""
+
+    @pytest.fixture
+    def host(self, new_host: MakeHost) -> Host:
+        host = new_host(PROPAGATE_EXCEPTIONS=False)
+
+        @host.app.post("/fail")
+        def fail() -> str:
+            logout_user()
+            session.clear()
+            raise RuntimeError
+
+        return host
+
+    def test_visitor_keeps_the_key(self, host: Host, client: FlaskClient) -> None:
+        follow(host, client)
+        assert client.post("/login", data={"name": "nobody"}).status_code == 500
+        client.post("/signup", data={"name": "mia"})
+        assert owners(host) == ["mia", "mia"]
+
+    def test_visitor_without_a_key_gets_none(self, host: Host, client: FlaskClient) -> None:
+        assert client.post("/login", data={"name": "nobody"}).status_code == 500
+        assert not has_key(client)
+
+    def test_key_that_was_dropped_stays_so(self, host: Host, client: FlaskClient) -> None:
+        follow(host, client)
+        assert client.post("/fail").status_code == 500
+        assert not has_key(client)
+
+
 def test_logout_and_login_in_one_request_pass_nothing_on(host: Host, client: FlaskClient) -> None:
     @host.app.post("/switch")
     def switch() -> str:
