@@ -281,7 +281,7 @@ def core_transaction(transaction: Transaction) -> Iterator[Transaction]:
     if not transaction.is_own or state.is_in_transaction or not isinstance(bind, sa.Engine):
         yield transaction
         return
-    with bind.connect() as connection:
+    with transaction.run(bind.connect) as connection:
         if connection.dialect.name == "postgresql":  # where BEGIN and COMMIT are a way to the server and back, each
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
         yield _ConnectionTransaction(transaction, connection)

@@ -126,6 +126,24 @@ def test_click_is_recorded_once(
     assert not caplog.records
 
 
+def test_click_asks_for_another_connection(
+    host: Host, client: FlaskClient, line: Line, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line is cut while a connection is made over it, as when it leads to a node that has just died."""
+    with host.app.app_context():
+        if host.db.engine.dialect.name == "postgresql":
+            pytest.skip("psycopg does not tell such a line from a server that is away")
+        code = Referral.create("/welcome").code
+        host.db.session.remove()
+        host.db.engine.dispose()
+    line.cut_at(b"", arrives=False)
+    assert client.get(f"/referrals/{code}").location == "/welcome"
+    assert line.cuts == 1
+    with host.app.app_context():
+        assert len(host.responses()) == 1
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("arrives", [True, False])
 def test_programs_click_is_recorded_once(host: Host, client: FlaskClient, line: Line, arrives: bool) -> None:
     with host.app.app_context():
