@@ -226,8 +226,9 @@ def _record(
     row = row_values(CLICK, visitor, request, is_touch=True, params=_campaign(request))
 
     def store() -> Stored | None:
-        with lock_deadline(transaction.connection, deadline), transaction.write():
+        with lock_deadline(transaction.connection, deadline) as wait_no_longer, transaction.write():
             stored = storing.store(transaction, choice, row)
+            wait_no_longer()  # a COMMIT waits for readers
         transaction.commit()
         return stored
 

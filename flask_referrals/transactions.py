@@ -51,27 +51,33 @@ def is_passing(error: BaseException) -> bool:
 
 
 @contextmanager
-def lock_deadline(connection: sa.Connection, deadline: float) -> Iterator[None]:
+def lock_deadline(connection: sa.Connection, deadline: float) -> Iterator[Callable[[], None]]:
     """Let SQLite wait for others' locks until then at most; what the host set is back after the block.
 
     The other databases have settings of their own for it, on the server or the engine.
 
     :param connection: where the statements in the block are sent; it must still be open at the end.
     :param deadline: a time of ``time.monotonic()``; one that is later than the host's timeout changes nothing.
+    :return: called before each further statement: SQLite counts the time of each by itself, that of a COMMIT too.
     """
     if deadline == math.inf or connection.dialect.name != "sqlite":
-        yield
+        yield lambda: None
         return
     driver_connection = t.cast(t.Any, connection.connection.dbapi_connection)
     # A connection that is lost says so to the statement, whose error SQLAlchemy knows.
     lost = suppress(t.cast(t.Any, connection.dialect.loaded_dbapi).Error)
-    before = None
+    before = 0
+
+    def wait_no_longer() -> None:
+        with lost:
+            milliseconds = min(before, max(0, round((deadline - time.monotonic()) * 1000)))
+            driver_connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+
     with lost:
         (before,) = driver_connection.execute("PRAGMA busy_timeout").fetchone()
-        milliseconds = min(before, max(0, round((deadline - time.monotonic()) * 1000)))
-        driver_connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+    wait_no_longer()
     try:
-        yield
+        yield wait_no_longer
     finally:
         with lost:
             driver_connection.execute(f"PRAGMA busy_timeout = {before}")

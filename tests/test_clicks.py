@@ -1,6 +1,9 @@
 """Following a link."""
 
+import sqlite3
 import time
+from contextlib import closing
+from threading import Timer
 
 import pytest
 import sqlalchemy as sa
@@ -374,6 +377,32 @@ class TestLockedSQLite:
             host.db.session.remove()
             host.db.engine.dispose()
         other.dispose()
+
+    def test_it_is_the_time_of_all_waits_together(self, sqlite_url: str) -> None:
+        host = make_host(sqlite_url, REFERRALS_LOCK_TIMEOUT=1)
+        with host.app.app_context():
+            host.db.create_all()
+            code = Referral.create("/welcome").code
+        path = sqlite_url.removeprefix("sqlite:///")
+        with (
+            closing(sqlite3.connect(path, isolation_level=None)) as reader,
+            closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as writer,
+        ):
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM referral").fetchall()
+            writer.execute("BEGIN IMMEDIATE")
+            # The INSERT waits for the writer, and then the COMMIT for the reader.
+            end_of_writing = Timer(0.7, writer.execute, ["ROLLBACK"])
+            end_of_writing.start()
+            started = time.monotonic()
+            assert host.client().get(f"/referrals/{code}").location == "/welcome"
+            assert time.monotonic() - started < 1.4
+            end_of_writing.join()
+            reader.execute("ROLLBACK")
+        with host.app.app_context():
+            assert host.responses() == []
+            host.db.session.remove()
+            host.db.engine.dispose()
 
 
 def test_log_line_tells_nothing_of_the_visitor(

@@ -43,6 +43,7 @@ from flask_referrals import Referral
 from flask_referrals import ReferralResponse
 from flask_referrals import referral_created
 from flask_referrals import response_recorded
+from flask_referrals import totals
 from flask_referrals import user_linked_to_response
 from tests.databases import NAMES
 from tests.databases import new_database
@@ -643,7 +644,7 @@ def _login(site: Site) -> Attempt:
 
 
 def _call(
-    name: str, visitor: Callable[[Site], FlaskClient] = Site.visitor, *, pending: bool = False
+    name: str, visitor: Callable[[Site], FlaskClient] = Site.visitor, *, pending: bool = False, is_first: bool = False
 ) -> Callable[[Site], Attempt]:
     def prepare(site: Site) -> Attempt:
         client, after = visitor(site), site.name()
@@ -653,6 +654,11 @@ def _call(
         if name == "void":
             with site.host.app.app_context():
                 newest = site.host.db.session.scalar(sa.select(sa.func.max(ReferralResponse.id)))
+                if is_first:
+                    site.host.db.session.execute(sa.delete(site.host.db.metadata.tables["referral_total"]))
+                    site.host.db.session.commit()
+                else:
+                    totals.roll_up()
             data["response"] = str(newest)
         return Attempt(
             client, lambda: client.post(f"/call/{name}", data=data), pending=data.get("pending"), after=after
@@ -690,6 +696,7 @@ FLOWS = {
     "Referral.create": Flow(_call("create"), judge_call),
     "attach": Flow(_call("attach"), judge_call),
     "void": Flow(_call("void"), judge_call),
+    "void, the first": Flow(_call("void", is_first=True), judge_call),
     "action in the host's transaction": Flow(_call("record", pending=True), judge_call),
     "member's action in the host's transaction": Flow(_call("record", Site.customer, pending=True), judge_call),
     "action with a key in the host's transaction": Flow(_call("record_key", pending=True), judge_call),
