@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from tests.databases import unavailable
 from tests.servers import free_port
 from tests.servers import new_folder
+from tests.servers import popen
 
 _PATIENCE = 30
 
@@ -52,16 +53,8 @@ def new_bouncer(url: str, config: str, **settings: object) -> Iterator[str]:
         file, log = folder / "pgbouncer.ini", folder / "log"
         with file.open("w") as stream:
             ini.write(stream)
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                [program, file],
-                cwd="/",
-                user=account,
-                extra_groups=None if account is None else [],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        with log.open("wb") as output:
+            process = popen([program, str(file)], output, account=account)
         try:
             _wait(process, port, log)
             through = server.set(host="127.0.0.1", port=port, database=name)
