@@ -1,4 +1,4 @@
-"""Requests per second of a site with Flask-Referrals, of pinax-referrals, and of two floors, under gunicorn and wrk::
+"""Requests per second of a site with Flask-Referrals, of pinax-referrals, and of floors, under gunicorn and wrk::
 
     python -m benchmarks.web --rounds 10 --seconds 4 --database postgresql --stored 100000
 

@@ -148,7 +148,8 @@ def roll_up() -> int:
     session = state.session
     transaction = Transaction(state, response, commit=True)
 
-    def place_bookmark() -> None:
+    def prepare() -> None:
+        # In a transaction of its own: what MariaDB counts in is not to be older than what was waited for.
         with transaction.write():
             transaction.begin()
             _place_bookmark(session)
@@ -185,7 +186,7 @@ def roll_up() -> int:
         transaction.commit()
         return (end - start).days
 
-    transaction.run(place_bookmark)
+    transaction.run(prepare)
     return transaction.run(work)
 
 

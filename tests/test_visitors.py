@@ -110,6 +110,12 @@ class TestNextLink:
         assert "Set-Cookie" not in answer.headers
         assert credit(host, token) == next_code
 
+    def test_nothing_is_left_behind_the_key(self, client: FlaskClient, next_code: str, token: str) -> None:
+        with client.session_transaction() as session:
+            session[ENTRY] = f"{token}~of a recorder that is no more"
+        client.get(f"/referrals/{next_code}")
+        assert "~" not in token_of(client)
+
     @pytest.mark.parametrize(
         "settings",
         [{"REFERRALS_ATTRIBUTION_WINDOW": HOUR}, {"SECRET_KEY_FALLBACKS": ["older"]}],
