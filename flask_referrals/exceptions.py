@@ -1,18 +1,18 @@
-"""The errors this package raises; :exc:`ReferralsError` catches them all."""
+"""The errors that this package raises. :exc:`ReferralsError` is their common base class."""
 
 
 class ReferralsError(Exception):
-    """The root of every error raised by Flask-Referrals."""
+    """Base class of every error that Flask-Referrals raises."""
 
 
 class ConfigurationError(ReferralsError, RuntimeError):
-    """The app is not set up so that referrals can work; the message names the cure."""
+    """The app is not set up correctly. The message says what to change."""
 
 
 class InvalidValueError(ReferralsError, ValueError):
-    """An argument cannot be accepted; the message starts with its name.
+    """An argument or form field is invalid. The message starts with its name.
 
-    :param field: the argument or form field at fault.
+    :param field: the name of the argument or form field.
     :param reason: what is wrong with it, as the rest of a sentence.
     """
 
@@ -22,15 +22,15 @@ class InvalidValueError(ReferralsError, ValueError):
 
 
 class TooManyGuessesError(ReferralsError):
-    """Too many wrong codes came from one address: ask it to wait an hour, with HTTP 429."""
+    """One address sent too many wrong codes. Answer with HTTP 429; it may try again after an hour."""
 
 
 class TooManyLinksError(ReferralsError):
-    """A user has made as many links with the form as ``REFERRALS_LINK_LIMIT`` allows."""
+    """A user has as many links as ``REFERRALS_LINK_LIMIT`` allows."""
 
 
 class CodeTakenError(InvalidValueError):
-    """The code asked for belongs to another referral."""
+    """Another referral already has the requested code."""
 
     def __init__(self) -> None:
         super().__init__("code", "is already taken by another referral")

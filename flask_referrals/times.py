@@ -1,9 +1,11 @@
-"""Times as people and databases write them."""
+"""Times: the current one, conversion to UTC, and parsing."""
 
 import re
-from datetime import datetime
-from datetime import timezone
-from datetime import tzinfo
+from collections.abc import Callable
+from datetime import datetime, timezone, tzinfo
+from functools import partial
+
+from .exceptions import InvalidValueError
 
 _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)"
@@ -13,18 +15,32 @@ _TIME = re.compile(
 )
 
 
+#: Returns the current time, aware, in UTC.
+now: Callable[[], datetime] = partial(datetime.now, timezone.utc)
+
+
 def as_utc(time: datetime) -> datetime:
-    """Return a time in UTC; one without a zone is UTC, as databases give it back."""
+    """Return a time in UTC. A time without a zone is UTC already, as SQLite and MariaDB return it."""
     return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
 
 
-def parse_time(text: str, zone: tzinfo = timezone.utc) -> datetime:
-    """Read an ISO 8601 time, in all forms that Django, PostgreSQL, MariaDB and SQLite write.
+def require_aware(name: str, value: datetime | None) -> datetime | None:
+    """Return a host's time in UTC. SQLite and MariaDB would drop the zone without converting.
 
-    :param text: a date, or date and time, with or without a zone.
+    :raises InvalidValueError: the time has no zone; ``name`` is the field in its message.
+    """
+    if value is None:
+        return None
+    if value.tzinfo is None:
+        raise InvalidValueError(name, "must be an aware time: datetime.now(timezone.utc), not utcnow()")
+    return value.astimezone(timezone.utc)
+
+
+def parse_time(text: str, zone: tzinfo = timezone.utc) -> datetime:
+    """Parse an ISO 8601 time in any form that Django, PostgreSQL, MariaDB or SQLite writes, and return it in UTC.
+
     :param zone: the zone of a time that names none.
-    :return: the time, aware, in UTC.
-    :raises ValueError: it is no time.
+    :raises ValueError: the text is not a time.
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
@@ -35,4 +51,4 @@ def parse_time(text: str, zone: tzinfo = timezone.utc) -> datetime:
         time = datetime.fromisoformat(f"{date}T{minutes or '00:00'}{seconds or ':00'}.{fraction:0<6}{offset}")
         return (time if time.tzinfo is not None else time.replace(tzinfo=zone)).astimezone(timezone.utc)
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not a time that there is") from None
+        raise ValueError(f"{text!r} is not a valid date and time") from None

@@ -1,0 +1,234 @@
+"""The ``REFERRALS_*`` settings of an app: read, checked and frozen once, by ``init_app``."""
+
+import re
+import typing as t
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from urllib.parse import urlsplit
+
+from .exceptions import ConfigurationError
+from .redirects import parse_host_pattern, safe_location
+
+Parser = Callable[[t.Any], t.Any]
+Networks = tuple[IPv4Network | IPv6Network, ...]
+Attribution = str | Callable[[t.Any], t.Any]
+
+_PREFIX = "REFERRALS_"
+
+#: The longest duration, so that the current time minus it is still a date.
+_LONGEST = timedelta(days=36525)
+
+
+# A parser returns a value in the form that the code uses, or raises ValueError with what the setting must be.
+
+
+def _checked(is_valid: Callable[[t.Any], t.Any], rule: str) -> Parser:
+    """Return a parser that leaves a valid value as it is."""
+
+    def parse(value: t.Any) -> t.Any:
+        if not is_valid(value):
+            raise ValueError(rule)
+        return value
+
+    return parse
+
+
+def _choice(*choices: str) -> Parser:
+    return _checked(lambda value: value in choices, " or ".join(map(repr, choices)))
+
+
+def _optional(parse: Parser) -> Parser:
+    def parse_or_none(value: t.Any) -> t.Any:
+        try:
+            return None if value is None else parse(value)
+        except ValueError as error:
+            raise ValueError(f"{error}, or None") from None
+
+    return parse_or_none
+
+
+def _duration(value: t.Any) -> timedelta:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            value = timedelta(seconds=value)
+        except (OverflowError, ValueError):  # infinite, or not a number
+            value = None
+    if not isinstance(value, timedelta) or not timedelta(0) < value <= _LONGEST:
+        raise ValueError("a timedelta or a number of seconds, longer than zero and at most 100 years")
+    return value
+
+
+def _base_url(value: t.Any) -> str:
+    try:
+        parts = urlsplit(value)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query + parts.fragment
+        is_valid = isinstance(value, str) and is_valid and (parts.port is None or parts.port > 0)
+    except (AttributeError, TypeError, ValueError):  # no text, brackets, or an invalid port
+        is_valid = False
+    if not is_valid:
+        raise ValueError("a URL such as 'https://shop.example'")
+    return t.cast(str, value)
+
+
+def _names(value: t.Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple, set, frozenset)) or not all(
+        isinstance(name, str) and name for name in value
+    ):
+        raise ValueError("a list of names")
+    return tuple(value)
+
+
+def _one_or_more_names(value: t.Any) -> tuple[str, ...]:
+    return () if value is None else _names((value,) if isinstance(value, str) else value)
+
+
+def _codes(value: t.Any) -> frozenset[str]:
+    return frozenset(name.casefold() for name in _names(value))
+
+
+def _networks(value: t.Any) -> Networks:
+    networks = []
+    for text in _names(value):
+        try:
+            networks.append(ip_network(text))
+        except ValueError as error:
+            raise ValueError(f"a list of networks: {error}") from None
+    return tuple(networks)
+
+
+def _hosts(value: t.Any) -> tuple[str, ...]:
+    for pattern in _names(value):
+        try:
+            parse_host_pattern(pattern)
+        except ValueError as error:
+            raise ValueError(f"a list of hosts: {error}") from None
+    return tuple(value)
+
+
+_any = _checked(lambda value: True, "")
+_attribution = _checked(lambda value: value in ("last", "first") or callable(value), "'last', 'first' or a callable")
+_boolean = _checked(lambda value: isinstance(value, bool), "True or False")
+_cookie_name = _checked(
+    lambda value: isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]+", value),
+    "a name of letters, digits, '-' or '_'",
+)
+_limit = _checked(
+    lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0, "a number above zero"
+)
+_name = _checked(lambda value: isinstance(value, str) and value, "a name")
+_path_prefix = _checked(
+    lambda value: isinstance(value, str) and value.startswith("/") and value.rstrip("/"), "a path such as '/referrals'"
+)
+_words = _checked(lambda value: isinstance(value, dict), "a dict of {action: words}")
+
+
+def _setting(default: t.Any, parse: Parser, description: str) -> t.Any:
+    """Return a field of :class:`Settings`."""
+    return field(metadata={"default": default, "parse": parse, "description": description})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one app. Each field is ``REFERRALS_`` and its name in capitals."""
+
+    url_prefix: str = _setting("/referrals", _path_prefix, "The path of the two routes.")
+    base_url: str | None = _setting(
+        None, _optional(_base_url), "The site's URL, with which links begin. Needed outside a request."
+    )
+    redirect_param: str = _setting("redirect_to", _name, "A link's query argument that names another page.")
+    allowed_redirect_hosts: tuple[str, ...] = _setting(
+        (), _hosts, "Other hosts that links may lead to: ``shop.example``, ``.shop.example`` or ``*.shop.example``."
+    )
+    fallback_url: str = _setting("/", _any, "Where a link redirects when its own target is no longer allowed.")
+    attribution: Attribution = _setting(
+        "last", _attribution, "``last``, ``first``, or a callable that chooses a touch."
+    )
+    attribution_window: timedelta | None = _setting(
+        None, _optional(_duration), "How long after the click an action is credited; ``None``: without end."
+    )
+    repeat_window: timedelta | None = _setting(
+        timedelta(minutes=30), _optional(_duration), "A visitor's clicks on one link within this time count once."
+    )
+    query_param: tuple[str, ...] = _setting(
+        None, _one_or_more_names, "Query arguments that bring a code to any page, as in ``/tea?ref=alice``."
+    )
+    internal_networks: Networks = _setting((), _networks, "Networks whose clicks are ignored, such as your office's.")
+    ignored: str = _setting(
+        "flag", _choice("flag", "drop"), "``flag`` stores ignored clicks with their reason, ``drop`` does not."
+    )
+    campaign_params: tuple[str, ...] = _setting(
+        ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content", "sub"),
+        _names,
+        "Query arguments of a link that are stored with the click.",
+    )
+    forward_query: bool = _setting(False, _boolean, "Whether other query arguments are passed on to the target.")
+    reserved_codes: frozenset[str] = _setting(("admin", "api", "static"), _codes, "Codes that nobody may choose.")
+    guess_limit: int | None = _setting(
+        10, _optional(_limit), "Wrong codes per address, hour and process; ``None``: no limit."
+    )
+    link_limit: int | None = _setting(
+        1000, _optional(_limit), "Links that one user may create with the form; ``None``: no limit."
+    )
+    lock_timeout: timedelta | None = _setting(
+        timedelta(seconds=2), _optional(_duration), "How long a click waits for SQLite's lock; then it only redirects."
+    )
+    report_bind: str | None = _setting(None, _any, "The bind of a replica, where counts, lists and exports are read.")
+    cookie: str | None = _setting(
+        None, _optional(_cookie_name), "A SameSite=Lax cookie that holds the visitor key instead of the session."
+    )
+    respect_gpc: bool = _setting(False, _boolean, "Whether ``Sec-GPC: 1`` and ``DNT: 1`` prevent recognition.")
+    ip_storage: str = _setting(
+        "truncated",
+        _choice("truncated", "full", "hashed", "none"),
+        "What is stored of an address: ``truncated``, ``full``, ``hashed`` (new each day) or ``none``.",
+    )
+    referrer_storage: str = _setting(
+        "origin",
+        _choice("origin", "full", "none"),
+        "What is stored of the ``Referer``: ``origin``, ``full`` or ``none``.",
+    )
+    action_display: Mapping[str, str] = _setting(
+        {"RESPONDED": "Clicked on the link"}, _words, "The words that the filter ``action_display`` shows for actions."
+    )
+
+    @classmethod
+    def defaults(cls) -> dict[str, t.Any]:
+        """Return each setting's name in ``app.config`` and its default."""
+        return {f"{_PREFIX}{each.name.upper()}": each.metadata["default"] for each in fields(cls)}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, t.Any]) -> "Settings":
+        """Read the settings from an app's config.
+
+        :raises ConfigurationError: a value is invalid. The message names the setting and says what it must be.
+        """
+        values = {}
+        for each in fields(cls):
+            name = f"{_PREFIX}{each.name.upper()}"
+            try:
+                values[each.name] = each.metadata["parse"](config.get(name, each.metadata["default"]))
+            except ValueError as error:
+                raise ConfigurationError(f"{name} must be {error}.") from None
+        settings = cls(**values)
+        settings._check_together(config)
+        return settings
+
+    def _check_together(self, config: Mapping[str, t.Any]) -> None:
+        hosts = [*self.allowed_redirect_hosts]
+        if self.base_url:
+            hosts.append(urlsplit(self.base_url).netloc)
+        if safe_location(self.fallback_url, hosts=hosts) is None:
+            raise ConfigurationError("REFERRALS_FALLBACK_URL must be a path, or a URL on an allowed host.")
+        if not config["SECRET_KEY"]:
+            raise ConfigurationError("SECRET_KEY is not set. Set it: visitor keys are signed with it.")
+        if isinstance(config.get("SECRET_KEY_FALLBACKS"), (str, bytes)):
+            # Each letter would be used as a key.
+            raise ConfigurationError("SECRET_KEY_FALLBACKS must be a list of keys, not one key.")
+        if self.cookie == config["SESSION_COOKIE_NAME"]:
+            raise ConfigurationError("REFERRALS_COOKIE must be another name than SESSION_COOKIE_NAME.")
+        binds = config.get("SQLALCHEMY_BINDS") or {}
+        if self.report_bind is not None and self.report_bind not in [*binds]:
+            found = f"has only {', '.join(map(repr, binds))}" if binds else "is empty"
+            raise ConfigurationError(f"REFERRALS_REPORT_BIND is {self.report_bind!r}, but SQLALCHEMY_BINDS {found}.")

@@ -1,0 +1,97 @@
+"""Plain values that pass between the modules. They know neither Flask nor SQLAlchemy."""
+
+import re
+import typing as t
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from .exceptions import InvalidValueError
+
+#: The actions that the extension itself records: a click, a typed code, and the voiding of a response.
+CLICK, ATTACH, VOID = "RESPONDED", "ATTACHED", "VOIDED"
+
+#: The form of a code, in a URL and in the database.
+CODE: re.Pattern[str] = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+#: A click that a recorder takes: a dict that can be written as JSON.
+Event = dict[str, t.Any]
+
+#: Takes an event and returns once it is safe.
+Recorder = Callable[[Event], None]
+
+
+class Actor(t.NamedTuple):
+    """Who acts: a user, a visitor, or both right after a login.
+
+    Somebody who can be recognised by neither is :data:`ANONYMOUS`, not an actor without keys.
+
+    :param user_id: the user's key, as the database stores it.
+    :param until: the time of the login that the key is reserved for; the user has no part in what followed.
+    """
+
+    user_id: t.Any = None
+    visitor_key: str | None = None
+    until: datetime | None = None
+
+
+class Anonymous:
+    """Nobody is logged in, and the browser has no visitor key. False as a condition."""
+
+    user_id: None = None
+    visitor_key: None = None
+
+    def __bool__(self) -> t.Literal[False]:
+        return False
+
+    def __repr__(self) -> str:
+        return "ANONYMOUS"
+
+
+ANONYMOUS = Anonymous()
+
+
+@dataclass
+class Hooks:
+    """The host's own callables. ``None`` means the extension's default."""
+
+    user_loader: Callable[[], t.Any] | None = None
+    code_generator: Callable[[t.Any], str] | None = None
+    client_ip: Callable[[t.Any], str | None] | None = None
+    responses_filter: Callable[..., t.Any] | None = None
+    classifier: Callable[[t.Any], str | None] | None = None
+    consent: Callable[[t.Any], bool] | None = None
+
+
+@dataclass(frozen=True)
+class TargetType:
+    """A model that was registered with :meth:`.Referrals.register_target`."""
+
+    model: type[t.Any]
+    load: Callable[[str], t.Any] | None
+    can_refer: Callable[[t.Any, t.Any], bool] | None
+
+
+def storable(text: str, length: int) -> str:
+    """Cut a text to what every database can store, and to a number of characters.
+
+    PostgreSQL refuses NUL, and UTF-8 has no lone surrogates: both are dropped.
+    """
+    if text.isascii():
+        return text.replace("\0", "")[:length] if "\0" in text else text[:length]
+    return text.replace("\0", "").encode("utf-8", "ignore").decode()[:length]
+
+
+def plain_text(field: str, value: t.Any, length: int) -> str:
+    """Return a text as the database stores it: a member of a ``str`` enum becomes its value.
+
+    :raises InvalidValueError: the value is not text, is too long, or cannot be stored.
+    """
+    if not isinstance(value, str):
+        raise InvalidValueError(field, f"must be a string, not {type(value).__name__}")
+    text = str.__str__(value)
+    if len(text) > length:
+        raise InvalidValueError(field, f"is longer than {length} characters")
+    if text != storable(text, length):
+        raise InvalidValueError(field, "has a NUL or half of a surrogate pair in it")
+    return text
