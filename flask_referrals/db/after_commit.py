@@ -1,0 +1,94 @@
+"""Callbacks that wait for the end of a session's transaction. They must not raise."""
+
+import typing as t
+from collections.abc import Callable, Sequence
+
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction
+
+Callback = Callable[[], None]
+
+#: The entry of ``session.info`` that is there once something has waited for the session.
+WAITING = "flask_referrals.waiting"
+
+
+class _Waiting:
+    """What waits for the transactions of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self.after_commit: dict[SessionTransaction, list[Callback]] = {}
+        self.when_ended: list[Callback] = []
+        #: Collects the callbacks while the extension itself commits; ``None``: they run at once.
+        self.held: list[Callback] | None = None
+        self.is_closing = False
+        self._committed: SessionTransaction | None = None
+        self._is_rolled_back = False
+        event.listen(session, "after_commit", self._note_commit)
+        event.listen(session, "after_rollback", self._note_rollback)
+        event.listen(session, "after_transaction_end", self._end)
+
+    def _note_commit(self, session: Session) -> None:
+        self._committed = session.get_nested_transaction() or session.get_transaction()
+
+    def _note_rollback(self, session: Session) -> None:
+        self._is_rolled_back = True
+
+    def _end(self, session: Session, transaction: SessionTransaction) -> None:
+        """Hand the callbacks of a released savepoint to the transaction around it; run those of the outermost one."""
+        callbacks = self.after_commit.pop(transaction, [])
+        is_committed = self._committed is transaction
+        if transaction.parent is not None:
+            if is_committed and callbacks:
+                self.after_commit.setdefault(transaction.parent, []).extend(callbacks)
+            return
+        callbacks = [*(callbacks if is_committed else ()), *self.when_ended]
+        is_closing = not is_committed and not self._is_rolled_back
+        self.after_commit, self.when_ended = {}, []
+        self._committed, self._is_rolled_back = None, False
+        if self.held is not None:
+            self.held += callbacks
+            return
+        self.is_closing = is_closing
+        try:
+            for callback in callbacks:
+                callback()
+        finally:
+            self.is_closing = False
+
+
+def _waiting(session: Session) -> _Waiting:
+    waiting: _Waiting | None = session.info.get(WAITING)
+    if waiting is None:
+        waiting = session.info[WAITING] = _Waiting(session)
+    return waiting
+
+
+def call_after_commit(session: Session, callback: Callback) -> None:
+    """Call back after the session commits. The callback is discarded with its savepoint or transaction."""
+    transaction = session.get_nested_transaction() or session.get_transaction()
+    _waiting(session).after_commit.setdefault(t.cast(SessionTransaction, transaction), []).append(callback)
+
+
+def call_when_ended(session: Session, callback: Callback) -> None:
+    """Call back when the session's transaction has ended, committed or not: its connection is free then."""
+    _waiting(session).when_ended.append(callback)
+
+
+def is_closing(session: Session) -> bool:
+    """Return whether callbacks run because the session is being closed, and so takes no further work."""
+    return WAITING in session.info and _waiting(session).is_closing
+
+
+def commit(session: Session) -> Sequence[Callback]:
+    """Commit a session. Return the callbacks that waited for this instead of calling them."""
+    if WAITING not in session.info:
+        session.commit()
+        return ()
+    waiting = _waiting(session)
+    held: list[Callback] = []
+    waiting.held = held
+    try:
+        session.commit()
+    finally:
+        waiting.held = None
+    return held

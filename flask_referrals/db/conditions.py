@@ -1,0 +1,85 @@
+"""Conditions and orders that several statements share. A host may have renamed columns: attributes are named here."""
+
+import typing as t
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from ..types import Actor
+
+Condition = sa.ColumnElement[bool]
+
+#: The parameters of the user and the visitor that a statement is about, and of the current time.
+USER: sa.BindParameter[t.Any] = sa.bindparam("user")
+VISITOR: sa.BindParameter[t.Any] = sa.bindparam("visitor")
+NOW: sa.BindParameter[t.Any] = sa.bindparam("now")
+
+
+def is_exactly(column: t.Any, value: t.Any) -> Condition:
+    """Tell the rows with a value.
+
+    Texts are compared with a character appended too: MariaDB's collations ignore trailing spaces.
+    """
+    if isinstance(column.type, sa.String):
+        if isinstance(value, str):
+            value = sa.literal(value, column.type)
+        return sa.and_(column == value, column.concat("|") == sa.type_coerce(value, column.type).concat("|"))
+    return t.cast(Condition, column == value)
+
+
+def made_by(responses: t.Any, *, has_user: bool, has_visitor: bool) -> Condition:
+    """Tell the responses of an actor. A visitor key finds only rows that no user has claimed."""
+    of_user = is_exactly(responses.user_id, USER)
+    of_visitor = sa.and_(responses.session_key == VISITOR, unclaimed(responses))
+    if not has_user:
+        return of_visitor
+    return sa.or_(of_user, of_visitor) if has_visitor else of_user
+
+
+def actor_parameters(actor: Actor) -> dict[str, t.Any]:
+    """Return the parameters of :func:`made_by` for an actor."""
+    keys = {"user": actor.user_id, "visitor": actor.visitor_key}
+    return {name: key for name, key in keys.items() if key is not None}
+
+
+def history_of(response: t.Any, actor: Actor) -> sa.Select[t.Any]:
+    """Select the responses of an actor, newest first; the parameters are those of :func:`actor_parameters`."""
+    is_theirs = made_by(response, has_user=actor.user_id is not None, has_visitor=actor.visitor_key is not None)
+    return sa.select(response).where(is_theirs).order_by(*newest_first(response))
+
+
+def unclaimed(responses: t.Any) -> Condition:
+    """Tell the responses that belong to no user."""
+    # CASE keeps PostgreSQL off the index on users: without statistics it would read every anonymous row.
+    return sa.case((responses.user_id.is_(None), 1), else_=0) == 1
+
+
+def is_counted_touch(responses: t.Any) -> Condition:
+    """Tell the touches that may earn credit. A repeated click is not counted, but is as good as the first."""
+    is_valid = sa.or_(responses.ignored.is_(None), responses.ignored == "repeat")
+    return sa.and_(responses.is_touch == sa.true(), is_valid)
+
+
+def is_credited(responses: t.Any) -> Condition:
+    """Tell the counted actions, of which a user's first one binds."""
+    return sa.and_(responses.is_touch == sa.false(), responses.ignored.is_(None))
+
+
+def is_active(referrals: t.Any) -> Condition:
+    """Tell the referrals that have not expired; the time is a parameter."""
+    return sa.or_(referrals.expired_at.is_(None), referrals.expired_at > NOW)
+
+
+def own_reason(referrals: t.Any) -> sa.ColumnElement[t.Any]:
+    """Return the reason code of a response by the referral's own owner; the user is a parameter."""
+    return sa.case((is_exactly(referrals.user_id, USER), "self"))
+
+
+def oldest_first(responses: t.Any) -> Sequence[sa.ColumnElement[t.Any]]:
+    """Order by time. The id only breaks ties: on a cluster ids do not follow time."""
+    return responses.created_at.asc(), responses.id.asc()
+
+
+def newest_first(responses: t.Any) -> Sequence[sa.ColumnElement[t.Any]]:
+    """Order by time, the latest first."""
+    return responses.created_at.desc(), responses.id.desc()

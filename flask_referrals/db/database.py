@@ -1,0 +1,121 @@
+"""The host's database, as plain SQLAlchemy objects."""
+
+import typing as t
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session, scoped_session
+
+from .after_commit import Callback, is_closing
+from .build import Base, Models, bind_key
+
+
+@dataclass(frozen=True)
+class Database:
+    """What ``init_app`` found out about the host's database.
+
+    :param get_engines: returns the engines by the keys of their binds.
+    :param plain_get_bind: the ``get_bind`` of sessions that choose an engine by the bind of a table only.
+    :param log_failure: logs the exception that is being handled, under a message with placeholders.
+    """
+
+    base: Base
+    models: Models
+    sessions: scoped_session[t.Any]
+    get_engines: Callable[[], Mapping[str | None, sa.Engine]]
+    plain_get_bind: Callable[..., t.Any]
+    log_failure: Callable[..., None]
+
+    @property
+    def session(self) -> Session:
+        """The host's session. It is created on first access."""
+        return t.cast(Session, self.sessions())
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine of the extension's tables, as their bind names it."""
+        return self.get_engines()[self.bind_key]
+
+    @cached_property
+    def bind_key(self) -> str | None:
+        """The key of the bind that the extension's tables are on."""
+        return bind_key(self.models.response)
+
+    @cached_property
+    def dialect(self) -> sa.Dialect:
+        """The dialect of the extension's tables."""
+        return self.engine.dialect
+
+    @cached_property
+    def can_insert_selected(self) -> bool:
+        """Whether one INSERT … SELECT can choose, write and return a row.
+
+        MySQL does not return what it wrote, and MariaDB locks everything that an INSERT … SELECT reads.
+        """
+        return self.dialect.name in ("postgresql", "sqlite") and self.dialect.insert_returning
+
+    @cached_property
+    def route(self) -> dict[str, t.Any]:
+        """The ``bind_arguments`` of a statement about the responses: the host's session sends it where INSERTs go."""
+        return {"mapper": self.models.mapper, "clause": sa.insert(self.models.response_table)}
+
+    @cached_property
+    def probes(self) -> dict[type[Session], Session]:
+        """Sessions that are never used, by their classes. They have the event listeners of all the host's sessions."""
+        return {}
+
+    def objects(self, select: t.Any, parameters: t.Any = None) -> Sequence[t.Any]:
+        """Return the objects of a select in the host's session, whose pending changes are not flushed for it."""
+        with self.session.no_autoflush:
+            return self.session.scalars(select, parameters).all()
+
+    def first_object(self, select: t.Any, parameters: t.Any = None) -> t.Any:
+        """Return the first of these objects, or ``None``."""
+        return next(iter(self.objects(select, parameters)), None)
+
+    def new_session(self) -> Session:
+        """Return a session of the extension's own, of the host's kind."""
+        return t.cast(Session, self.sessions.session_factory())
+
+    def guard(self, callback: Callback) -> Callback:
+        """Return the callback as one that logs its errors instead of raising them."""
+
+        def call() -> None:
+            try:
+                callback()
+            except Exception:
+                self.log_failure("Work that follows a commit failed.")
+
+        return call
+
+    @contextmanager
+    def usable_session(self) -> Iterator[None]:
+        """Let the host's receivers use the host's session in the block.
+
+        A session takes no work while it is being closed, and at the end of a ``with session.begin()`` block: another
+        session takes its place then.
+        """
+        if self._accepts_work():
+            yield
+            return
+        registry = self.sessions.registry
+        replaced = registry()
+        with self.new_session() as session:
+            registry.set(session)
+            try:
+                yield
+            finally:
+                registry.set(replaced)
+
+    def _accepts_work(self) -> bool:
+        if is_closing(self.session):
+            return False
+        try:
+            if not self.session.in_transaction():
+                self.session.begin().close()
+        except sa.exc.InvalidRequestError:
+            return False
+        return True

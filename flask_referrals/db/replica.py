@@ -1,0 +1,79 @@
+"""Where reports are read: in the host's session, or on a replica of its database.
+
+Whatever decides something, such as credit or which rows are changed, never reads here: a replica is behind.
+"""
+
+import typing as t
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import set_committed_value
+
+from .database import Database
+
+
+class Reports:
+    """Reads reports.
+
+    :param bind: the key of the replica's bind; ``None`` reads in the host's session.
+    """
+
+    def __init__(self, database: Database, bind: str | None) -> None:
+        self._database = database
+        self._bind = bind
+
+    @contextmanager
+    def rows(self, select: sa.Executable) -> Iterator[sa.Result[t.Any]]:
+        """Yield the rows of a select of columns, while its connection is held."""
+        database = self._database
+        if self._bind is None:
+            with database.session.no_autoflush:
+                yield database.session.execute(select, bind_arguments={"mapper": database.models.mapper})
+        else:
+            with self._replica(self._bind) as session:
+                yield session.execute(select)
+
+    def objects(self, select: sa.Select[t.Any]) -> Sequence[t.Any]:
+        """Return the objects of a select of one model, or the values of one column. They belong to the host's session.
+
+        The host's session keeps its own object of a row that it has already, as it is.
+        """
+        if self._bind is None:
+            return self._database.objects(select)
+        with self._replica(self._bind) as session:
+            found = session.scalars(select).all()
+            loaded = {sa.inspect(each).key: each for each in session}
+            session.expunge_all()
+        return _move(found, loaded, self._database.session)
+
+    @contextmanager
+    def _replica(self, bind: str) -> Iterator[Session]:
+        """Yield a session of the extension's own that sends everything to the replica.
+
+        In the host's session the replica would be a part of its transaction: held until its end, which delays what the
+        replica replays, and able to fail the host's COMMIT.
+        """
+        engine = self._database.get_engines()[bind]
+        with self._database.new_session() as session:
+            session.get_bind = lambda *args, **kwargs: engine  # type: ignore[method-assign]
+            yield session
+
+
+def _move(found: Sequence[t.Any], loaded: dict[t.Any, t.Any], session: Session) -> Sequence[t.Any]:
+    """Add objects that are in no session to one, with everything that was loaded with them."""
+    kept = {key: session.identity_map.get(key, each) for key, each in loaded.items()}
+
+    def own(value: t.Any) -> t.Any:
+        if isinstance(value, list):
+            return [own(each) for each in value]
+        state = sa.inspect(value, raiseerr=False)
+        return kept.get(state.key, value) if isinstance(state, sa.orm.InstanceState) else value
+
+    for each in loaded.values():
+        state = sa.inspect(each)
+        for name in state.mapper.relationships.keys() & state.dict.keys():
+            set_committed_value(each, name, own(state.dict[name]))
+    session.add_all(each for key, each in loaded.items() if kept[key] is each)
+    return [own(each) for each in found]

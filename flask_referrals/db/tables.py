@@ -1,0 +1,201 @@
+"""The columns of the tables, as mixins without a database.
+
+Stock types only: a type of our own would be a name that the host's migrations do not import.
+"""
+
+import typing as t
+from datetime import datetime
+from decimal import Decimal
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import mysql
+from sqlalchemy.orm import (
+    DynamicMapped,
+    Mapped,
+    Mapper,
+    attributes,
+    backref,
+    declared_attr,
+    foreign,
+    mapped_column,
+    relationship,
+    validates,
+)
+from sqlalchemy.types import TypeEngine
+
+from ..times import as_utc, now, require_aware
+from .conditions import newest_first
+
+#: The longest user key of an app without a user model, in characters.
+MAX_USER_ID = 255
+
+KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+# SQLite has no decimals. A float of 14 digits returns what was stored.
+MONEY = sa.Numeric(14, 4).with_variant(sa.Float(asdecimal=True, decimal_return_scale=4), "sqlite")
+
+
+def exact(length: int) -> TypeEngine[str]:
+    """Return a type of text that is compared byte for byte. MariaDB's default takes 'a' and 'A' as equal."""
+    return sa.String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
+
+
+class RecordColumns:
+    """Columns of both tables: a key, a time, a user, and the target that the row is about."""
+
+    __user_model__: t.ClassVar[type[t.Any] | None] = None
+
+    #: Ids are never used twice, so that the rows of a deleted referral cannot become another's.
+    __table_args__: t.Any = {"sqlite_autoincrement": True}
+
+    #: The name of the relationship from a user to these rows, if there is one.
+    __user_backref__: t.ClassVar[str | None] = None
+
+    if t.TYPE_CHECKING:
+        metadata: t.ClassVar[sa.MetaData]
+
+        def __init__(self, **columns: t.Any) -> None: ...
+
+    # The sort orders put these columns before those that a host adds, the key first.
+    id: Mapped[int] = mapped_column(KEY, primary_key=True, sort_order=-3)
+    created_at: Mapped[datetime] = mapped_column(TIME, default=now, sort_order=-1)
+    target_type: Mapped[str | None] = mapped_column(exact(100), sort_order=-1)
+    target_id: Mapped[str | None] = mapped_column(exact(64), sort_order=-1)
+
+    @declared_attr
+    def user_id(cls) -> Mapped[t.Any]:
+        """The user's key, of the type that it has in the host's user model."""
+        if cls.__user_model__ is None:
+            return mapped_column(exact(MAX_USER_ID), nullable=True, sort_order=-1)
+        (key,) = sa.inspect(cls.__user_model__).primary_key
+        if key.table.metadata is not cls.metadata:  # no foreign key leads into another database
+            return mapped_column(key.type, nullable=True, sort_order=-1)
+        return mapped_column(sa.ForeignKey(key, ondelete="SET NULL"), nullable=True, sort_order=-1)
+
+    @declared_attr
+    def user(cls) -> Mapped[t.Any]:
+        """The user. ``None`` as well in an app without a user model."""
+        if cls.__user_model__ is None:
+            return t.cast("Mapped[t.Any]", None)
+        (key,) = sa.inspect(cls.__user_model__).primary_key
+        return relationship(
+            cls.__user_model__,
+            primaryjoin=lambda: foreign(t.cast(t.Any, cls.user_id)) == key,
+            backref=backref(cls.__user_backref__) if cls.__user_backref__ else None,
+        )
+
+    @validates("created_at", "expired_at", include_backrefs=False)
+    def _to_utc(self, name: str, value: datetime | None) -> datetime | None:
+        return require_aware(name, value)
+
+
+class ReferralColumns(RecordColumns):
+    """The columns of a referral."""
+
+    __user_backref__: t.ClassVar[str | None] = "referral_codes"
+
+    code: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-2)
+    label: Mapped[str] = mapped_column(sa.String(100), default="", sort_order=-2)
+    redirect_to: Mapped[str] = mapped_column(sa.String(2048), sort_order=-2)
+    #: The digest of user, target and the two columns above, by which ``create`` finds the one row.
+    identity: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-2)
+    #: From this time on the link still redirects but is no longer tracked.
+    expired_at: Mapped[datetime | None] = mapped_column(TIME, sort_order=-2)
+
+    @declared_attr.directive
+    def __table_args__(cls) -> t.Any:
+        return (sa.Index(None, "user_id"), RecordColumns.__table_args__)
+
+    if t.TYPE_CHECKING:
+        responses: DynamicMapped[t.Any]
+
+    def is_active(self) -> bool:
+        """Return whether the link is still tracked: it has not expired."""
+        return self.expired_at is None or self.expired_at > now()
+
+
+class ResponseColumns(RecordColumns):
+    """The columns of a response."""
+
+    __referral_model__: t.ClassVar[type[t.Any]]
+
+    #: The visitor key. Never the id of a session.
+    session_key: Mapped[str | None] = mapped_column(exact(43), sort_order=-2)
+    action: Mapped[str] = mapped_column(exact(128), sort_order=-2)
+    #: Whether this is a touch: a click, or what ``respond()`` recorded. Attribution chooses from touches.
+    is_touch: Mapped[bool] = mapped_column(default=False, sort_order=-2)
+    #: The reason code of an ignored response; ``None`` when it is counted.
+    ignored: Mapped[str | None] = mapped_column(exact(20), sort_order=-2)
+    ip_address: Mapped[str | None] = mapped_column(sa.String(45), sort_order=-2)
+    http_referrer: Mapped[str | None] = mapped_column(sa.String(1024), sort_order=-2)
+    user_agent: Mapped[str | None] = mapped_column(sa.String(255), sort_order=-2)
+    key: Mapped[str | None] = mapped_column(exact(128), sort_order=-2)
+    #: The digest of action and key; ``None`` without a key. Galera would take all rows without a key as equal under a
+    #: unique key over both columns, and two clicks at the same time as a conflict.
+    identity: Mapped[str | None] = mapped_column(exact(64), unique=True, sort_order=-2)
+    value: Mapped[Decimal | None] = mapped_column(MONEY, sort_order=-2)
+    currency: Mapped[str | None] = mapped_column(sa.String(3), sort_order=-2)
+    params: Mapped[dict[str, t.Any] | None] = mapped_column(sa.JSON(none_as_null=True), sort_order=-2)
+
+    @declared_attr
+    def referral_id(cls) -> Mapped[int]:
+        """The referral's key."""
+        return mapped_column(sa.ForeignKey(cls.__referral_model__.id, ondelete="CASCADE"), sort_order=-2)
+
+    @declared_attr
+    def referral(cls) -> Mapped[t.Any]:
+        """The referral that was responded to."""
+        back = backref(
+            "responses",
+            lazy="dynamic",
+            cascade="all, delete-orphan",
+            passive_deletes=True,
+            order_by=lambda: newest_first(cls),
+        )
+        return relationship(cls.__referral_model__, foreign_keys=t.cast(t.Any, cls.referral_id), backref=back)
+
+    @declared_attr.directive
+    def __table_args__(cls) -> t.Any:
+        return (
+            sa.Index(None, "session_key", "created_at", "id"),
+            sa.Index(None, "user_id", "is_touch", "created_at", "id"),
+            sa.Index(None, "referral_id", "created_at", "id"),
+            RecordColumns.__table_args__,
+        )
+
+
+def new_total_table(referrals: sa.Table) -> sa.Table:
+    """Declare the table of the rolled-up counts beside that of the referrals."""
+    return sa.Table(
+        f"{referrals.name}_total",
+        referrals.metadata,
+        sa.Column("id", KEY, primary_key=True),
+        sa.Column("referral_id", sa.ForeignKey(referrals.c.id, ondelete="CASCADE")),
+        sa.Column("action", exact(128), nullable=False),
+        sa.Column("day", TIME, nullable=False),
+        sa.Column("count", KEY, nullable=False),
+        sa.Index(None, "referral_id", "action", "day"),
+        schema=referrals.schema,
+        sqlite_autoincrement=True,
+    )
+
+
+@event.listens_for(RecordColumns, "load", propagate=True)
+@event.listens_for(RecordColumns, "refresh", propagate=True)
+def _read_as_utc(record: RecordColumns, *args: t.Any) -> None:
+    """Make times aware. SQLite and MariaDB return them without a zone, PostgreSQL in that of the connection."""
+    for name in ("created_at", "expired_at"):
+        value = record.__dict__.get(name)
+        if value is not None:
+            attributes.set_committed_value(record, name, as_utc(value))
+
+
+@event.listens_for(ReferralColumns, "before_delete", propagate=True)
+def _delete_responses(mapper: Mapper[t.Any], connection: sa.Connection, referral: ReferralColumns) -> None:
+    """Delete a referral's responses and totals: SQLite enforces ON DELETE CASCADE only when the host asks for it."""
+    referrals = t.cast(sa.Table, mapper.local_table)
+    schema = "" if referrals.schema is None else f"{referrals.schema}."
+    responses = t.cast(sa.Table, mapper.relationships["responses"].mapper.local_table)
+    for table in (responses, referrals.metadata.tables[f"{schema}{referrals.name}_total"]):
+        connection.execute(sa.delete(table).where(table.c.referral_id == referral.id))
