@@ -3,20 +3,18 @@
 import re
 import typing as t
 from collections.abc import Callable
-from functools import cache
-from functools import lru_cache
+from functools import cache, lru_cache
 
-#: As much of an agent as is looked at, in characters. A client may send any length, to be searched and kept.
-MAX_LOOKED_AT = 512
+#: How many characters of an agent are read. A client may send any length.
+MAX_READ = 512
 
 _PROGRAM = re.compile(
     r"""
-    # Names nothing that people look through. Werkzeug is Flask's test client: hosts test their own pages with it, and
-    # nobody crawls with it, so it is a person.
+    # Does not name a browser. Werkzeug is Flask's test client, with which hosts test their own pages.
     ^(?!.*(?:mozilla|opera|android|iphone|midp|docomo|browser|hbbtv|werkzeug/))
-    # Leaves an address for complaints.
+    # Gives an address for complaints.
     | https?: | www\. | @[a-z]
-    # Claims to be compatible with a browser; of those still met, only these two did.
+    # Claims to be compatible with a browser; of those still in use, only these two really were.
     | \(compatible[;)](?!\ (?:msie|konqueror)) | khtml,\ like\ gecko;
     # Says what it does. There are phones named CUBOT and "B BOT 550".
     | (?<!cu)bot(?:[^a-z]*$|[/;,)-]) | crawl | spider | scrap | scan | check | monitor | preview | fetch
@@ -25,18 +23,19 @@ _PROGRAM = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
-# The library's names that are also those of people's phones and browsers: a build of Android 15 on OPPO, OnePlus and
-# realme phones, an app for schools, HTC's Butterfly, ViewSonic … The crawlers it means by the others, _PROGRAM knows.
+# Names on the library's list that are also those of people's phones and browsers: a build of Android 15 on OPPO,
+# OnePlus and realme phones, an app for schools, HTC's Butterfly, ViewSonic … _PROGRAM knows the crawlers that it means.
 _MISTAKEN = re.compile(r"AP3A\.240617\.008|Blackboard|Butterfly|Expanse|Fever|Sogou|Sonic|Viber")
 
 
 def is_bot(user_agent: str) -> bool:
-    """Whether an agent says that it is a program; one that says nothing is."""
-    return _is_bot(user_agent[:MAX_LOOKED_AT])
+    """Return whether an agent belongs to a program. An empty one does."""
+    return is_bot_agent(user_agent[:MAX_READ])
 
 
 @lru_cache(maxsize=4096)
-def _is_bot(user_agent: str) -> bool:
+def is_bot_agent(user_agent: str) -> bool:
+    """Return the same for an agent of at most :data:`MAX_READ` characters, and remember it."""
     return _PROGRAM.search(user_agent) is not None or _crawler_test()(_MISTAKEN.sub("", user_agent))
 
 
@@ -47,4 +46,4 @@ def _crawler_test() -> Callable[[str], bool]:
         from crawleruseragents import is_crawler
     except UnicodeDecodeError:  # It reads its list, which is UTF-8, in the locale's encoding.
         return lambda user_agent: False
-    return t.cast(Callable[[str], bool], is_crawler)
+    return t.cast("Callable[[str], bool]", is_crawler)

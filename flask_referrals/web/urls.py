@@ -1,0 +1,111 @@
+"""Where this site is, the URL of a referral, and the location that a target stands for."""
+
+import typing as t
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import flask
+from flask import current_app, has_request_context, url_for
+from werkzeug.routing import BuildError
+from werkzeug.wrappers import Request
+
+from ..exceptions import ConfigurationError
+from ..redirects import parse_host_pattern, safe_location
+from ..settings import Settings
+from .client import arguments
+
+#: The endpoint of the links.
+REDIRECT_ENDPOINT = "referrals.redirect"
+
+
+def referral_url(settings: Settings, code: str) -> str:
+    """Return the absolute URL of a referral, outside a request too.
+
+    The site's address is ``REFERRALS_BASE_URL``, else ``SERVER_NAME`` with ``PREFERRED_URL_SCHEME`` and
+    ``APPLICATION_ROOT``, else that of the current request.
+
+    :raises ConfigurationError: none of the three is there.
+    """
+    if settings.base_url is not None:
+        return f"{settings.base_url.rstrip('/')}{path_of(REDIRECT_ENDPOINT, code=code)}"
+    server = current_app.create_url_adapter(None)
+    if server is not None:
+        return server.build(REDIRECT_ENDPOINT, {"code": code}, force_external=True)
+    if has_request_context():
+        return url_for(REDIRECT_ENDPOINT, code=code, _external=True)
+    raise ConfigurationError("A referral's URL needs REFERRALS_BASE_URL (or SERVER_NAME) where there is no request.")
+
+
+def target_location(settings: Settings, target: str | None) -> str | None:
+    """Return the ``Location`` that a target stands for, or ``None`` when it must not be sent.
+
+    :param target: a local path, a URL on this site or an allowed host, or the name of an endpoint of the app that needs
+        no arguments.
+    """
+    if target in current_app.view_functions:
+        try:
+            target = url_for(target, _external=False) if has_request_context() else path_of(target)
+        except BuildError:
+            return None
+    if target is not None and target.startswith("/"):
+        return safe_location(target, hosts=())  # a path names no host
+    return safe_location(
+        target,
+        hosts=[*_own_hosts(settings), *settings.allowed_redirect_hosts],
+        require_https=has_request_context() and flask.request.is_secure,
+    )
+
+
+def _own_hosts(settings: Settings) -> list[str]:
+    """Return the hosts of this site: as configured, and as the request names it."""
+    base_url = settings.base_url
+    hosts = [urlsplit(base_url).netloc if base_url else None, current_app.config["SERVER_NAME"]]
+    if has_request_context():
+        hosts.append(flask.request.host)  # Flask checks it against TRUSTED_HOSTS
+    return [host for host in hosts if host and _is_host(host)]
+
+
+def _is_host(host: str) -> bool:
+    try:
+        return parse_host_pattern(host)[0] == ""
+    except ValueError:
+        return False
+
+
+def location_of(settings: Settings, request: Request, stored: str | None) -> str:
+    """Return the ``Location`` of a link: always a page.
+
+    It is the first of these that may be sent: the page that the link's query names, the stored target,
+    ``REFERRALS_FALLBACK_URL``, ``/``. The rest of the query follows if ``REFERRALS_FORWARD_QUERY`` says so.
+    """
+    given = arguments(request) if request.query_string else {}
+    for candidate in (given.get(settings.redirect_param), stored, settings.fallback_url):
+        location = target_location(settings, candidate) if candidate else None
+        if location is not None:
+            break
+    else:
+        location = "/"
+    if settings.forward_query and given:
+        own = {settings.redirect_param, *settings.query_param}
+        forwarded = t.cast(t.Any, given).items(multi=True)
+        location = _with_query(settings, location, [pair for pair in forwarded if pair[0] not in own])
+    return location
+
+
+def _with_query(settings: Settings, location: str, arguments: Iterable[tuple[str, str]]) -> str:
+    """Add query arguments to a location, if the result may be sent. Those that it has already stay as they are."""
+    parts = urlsplit(location)
+    present = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
+    added = urlencode([(name, value) for name, value in arguments if name not in present])
+    if not added:
+        return location
+    query = f"{parts.query}&{added}" if parts.query else added
+    return target_location(settings, parts._replace(query=query).geturl()) or location
+
+
+def path_of(endpoint: str, **values: str) -> str:
+    """Return the path of an endpoint within the app, outside a request too.
+
+    :raises werkzeug.routing.BuildError: the endpoint needs other values.
+    """
+    return current_app.url_map.bind("", script_name="/").build(endpoint, values)
