@@ -1,0 +1,146 @@
+"""Who acts: the user and the visitor key of a request."""
+
+import typing as t
+from uuid import UUID
+
+import flask
+from flask import Flask
+from werkzeug.wrappers import Request
+
+from .db.keys import parse_key, primary_key
+from .db.tables import MAX_USER_ID
+from .exceptions import InvalidValueError
+from .state import AppState
+from .types import ANONYMOUS, Actor, Anonymous, storable
+from .web.client import is_current, unwrapped
+
+
+def current_actor(
+    state: AppState, request: Request | None, user: t.Any = None, *, join: bool = False
+) -> Actor | Anonymous:
+    """Return who acts in a request.
+
+    Somebody for whom a request only acts, such as a guest whose address was typed or an owner who is rewarded, does not
+    own the browser's history: it is left alone unless the caller says that both are the same.
+
+    :param user: the user, if the caller knows who it is; else the user who is logged in.
+    :param join: the request's visitor is that user.
+    :raises InvalidValueError: the given user is not a user of this app.
+    """
+    given = user_key(state, user)
+    if given is not None and join:
+        return Actor(given, state.visitor_keys.get(request))
+    user = current_user(state, request)
+    present = None if user is None else user_key(state, user)
+    if given is not None and given != present:
+        return Actor(given)
+    visitor_key = state.visitor_keys.get(request)
+    if visitor_key is None and (reserved := state.visitor_keys.get_reserved(request, present)) is not None:
+        return Actor(present, *reserved)
+    return ANONYMOUS if present is None and visitor_key is None else Actor(present, visitor_key)
+
+
+def current_user(state: AppState, request: Request | None) -> t.Any:
+    """Return the user who makes a request, or ``None``.
+
+    The host's ``user_loader`` decides, else Flask-Login when the app has its login manager. A user who is not of
+    ``user_model`` is anonymous here.
+    """
+    if request is None or not is_current(request):
+        return None  # the login of another request is not known
+    loader = state.hooks.user_loader
+    if loader is not None:
+        user = unwrapped(loader())
+    elif _may_be_logged_in(state.app, request):
+        from flask_login import current_user
+
+        user = unwrapped(current_user)
+    else:
+        return None
+    model = state.database.models.user
+    if user is None or user is False or (model is not None and not isinstance(user, model)):
+        return None
+    return user if getattr(user, "is_authenticated", True) else None
+
+
+def _may_be_logged_in(app: Flask, request: Request) -> bool:
+    """Return whether there is a Flask-Login, and anything by which it could know a user.
+
+    Asking it all the same costs 100 calls, and makes it write into a visitor's session, which is then signed anew.
+    """
+    login_manager = getattr(app, "login_manager", None)
+    if login_manager is None:
+        return False
+    config, environ = app.config, request.environ
+    return (
+        "_user_id" in flask.session
+        or login_manager.request_callback is not None
+        or config.get("REMEMBER_COOKIE_NAME", "remember_token") in request.cookies
+        or f"HTTP_{config.get('AUTH_HEADER_NAME', 'AUTHORIZATION').upper().replace('-', '_')}" in environ
+    )
+
+
+def user_key(state: AppState, user: t.Any) -> t.Any:
+    """Return the key of a user as it is stored: the primary key, or text in an app without a user model.
+
+    Such an app may have objects with Flask-Login's ``get_id()`` for its users, or their bare ids: text, an integer or a
+    UUID, as a token holds it.
+
+    :param user: the user. ``None`` and Flask-Login's anonymous user have no key: the result is ``None``.
+    :raises InvalidValueError: it is not a user of this app.
+    """
+    user = unwrapped(user)
+    if user is None or not getattr(user, "is_authenticated", True):
+        return None
+    model = state.database.models.user
+    if model is None:
+        return _plain_key(user)
+    if not isinstance(user, model):
+        raise InvalidValueError("user", f"must be a {model.__name__}, not {type(user).__name__}")
+    return primary_key(user, "user")
+
+
+def require_user_key(state: AppState, user: t.Any) -> t.Any:
+    """Return the key of a user who must not be anonymous."""
+    key = user_key(state, user)
+    if key is None:
+        raise InvalidValueError("user", "is anonymous: give a user who is logged in")
+    return key
+
+
+def _plain_key(user: t.Any) -> str | None:
+    identity = user.get_id() if hasattr(user, "get_id") else user
+    if identity is None:
+        return None
+    if isinstance(identity, bool) or not isinstance(identity, (str, int, UUID)):
+        raise InvalidValueError(
+            "user",
+            f"must have get_id(), or be a str, int or UUID, not {type(identity).__name__}; or give "
+            "Referrals(user_model=...)",
+        )
+    text = str.__str__(identity) if isinstance(identity, str) else str(identity)
+    if not text or text != storable(text, MAX_USER_ID):
+        raise InvalidValueError("user", f"must have an id of 1 to {MAX_USER_ID} characters")
+    return text
+
+
+def parse_user_key(state: AppState, text: str) -> t.Any:
+    """Return a user's key in the type of the user model, or ``None`` when no user can have it.
+
+    Whether there is such a user is not looked up.
+    """
+    model = state.database.models.user
+    return text if model is None else parse_key(model, text, state.database.dialect.name)
+
+
+def classes_with_own_id(state: AppState) -> list[str]:
+    """Return the names of the host's classes whose ``get_id()`` is their own, not that of Flask-Login's ``UserMixin``.
+
+    Without a user model, their users are stored by it.
+    """
+    names = []
+    for mapper in state.database.base.mappers():
+        get_id = getattr(mapper.class_, "get_id", None)
+        if get_id is not None and get_id.__module__ != "flask_login.mixins":
+            names.append(mapper.class_.__name__)
+    return names
