@@ -1,0 +1,266 @@
+"""Attribution: which referral earns the credit for an action, which one a user is bound to, and why.
+
+A user's first credited action binds them to its referral: it earns all later credit, whatever the window. Without a
+binding a touch decides: the last or the first, as ``REFERRALS_ATTRIBUTION`` says, of the touches on links that have
+not expired and are not the actor's own, within ``REFERRALS_ATTRIBUTION_WINDOW``. A repeated click is not counted, but
+says as well as any other which link the visitor followed last.
+"""
+
+import typing as t
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from .db.build import Models
+from .db.conditions import (
+    USER,
+    actor_parameters,
+    history_of,
+    is_active,
+    is_counted_touch,
+    is_credited,
+    is_exactly,
+    made_by,
+    newest_first,
+    oldest_first,
+    own_reason,
+)
+from .db.responses import Choice
+from .db.tables import ReferralColumns, ResponseColumns
+from .db.transactions import get_statement
+from .settings import Settings
+from .state import AppState
+from .times import now
+from .types import Actor, Anonymous
+
+
+class TouchQuery(t.NamedTuple):
+    """Select the touches that may earn the credit, the preferred one first, with their referrals."""
+
+    has_user: bool
+    has_visitor: bool
+    has_window: bool
+    newest_first: bool
+    #: Only the key of the first one's referral.
+    is_first_referral: bool = False
+
+    @classmethod
+    def of(cls, actor: Actor, settings: Settings) -> "TouchQuery":
+        """Return the query for an actor. A callable of the host's is given the newest touch first."""
+        is_newest_first = settings.attribution != "first"
+        has_window = settings.attribution_window is not None
+        return cls(actor.user_id is not None, actor.visitor_key is not None, has_window, is_newest_first)
+
+    def build(self, models: Models) -> t.Any:
+        """Build the statement."""
+        referral: t.Any = models.referrals if self.is_first_referral else models.referral
+        response: t.Any = models.responses if self.is_first_referral else models.response
+        touches = (
+            sa.select(response.referral_id if self.is_first_referral else response)
+            .join_from(response.id.table, referral.id.table, response.referral_id == referral.id)
+            .where(made_by(response, has_user=self.has_user, has_visitor=self.has_visitor))
+            .where(is_counted_touch(response), is_active(referral))
+            .order_by(*(newest_first(response) if self.newest_first else oldest_first(response)))
+        )
+        if self.has_user:
+            touches = touches.where(sa.or_(referral.user_id.is_(None), ~is_exactly(referral.user_id, USER)))
+        if self.has_window:
+            touches = touches.where(response.created_at >= sa.bindparam("since"))
+        if self.is_first_referral:
+            return touches.limit(1)
+        return touches.options(sa.orm.contains_eager(response.referral))
+
+
+class CreditQuery(t.NamedTuple):
+    """Select the referral that earns the credit: the user's binding, or else that of the preferred touch."""
+
+    touches: TouchQuery
+
+    def build(self, models: Models) -> t.Any:
+        """Build the statement."""
+        winner: t.Any = self.touches._replace(is_first_referral=True).build(models).scalar_subquery()
+        if self.touches.has_user:
+            winner = sa.func.coalesce(_first_credited(models.responses, models.responses.referral_id), winner)
+        chosen = _select_choice(models, has_user=self.touches.has_user)
+        return chosen.where(models.referrals.id == winner, is_active(models.referrals))
+
+
+class KnownQuery(t.NamedTuple):
+    """Select a referral by its key."""
+
+    has_user: bool
+    has_reason: bool = False
+
+    def build(self, models: Models) -> t.Any:
+        """Build the statement."""
+        chosen = _select_choice(models, has_user=self.has_user)
+        if self.has_reason:
+            reason = sa.bindparam("reason", type_=models.responses.ignored.type).label("ignored")
+            chosen = chosen.with_only_columns(models.referrals.id.label("referral_id"), reason)
+        return chosen.where(models.referrals.id == sa.bindparam("chosen_id"))
+
+
+class CreditedReferral(t.NamedTuple):
+    """Select the object of the referral that earns the credit."""
+
+    kind: type[t.Any]
+    credit: t.Any
+
+    def build(self, models: Models) -> t.Any:
+        """Build the statement."""
+        chosen = self.credit.build(models).subquery()
+        return sa.select(models.referral).where(models.referral.id == chosen.c.referral_id)
+
+
+def _select_choice(models: Models, *, has_user: bool) -> t.Any:
+    """Select a referral, and the reason to ignore a response to it: the actor owns it."""
+    ignored = own_reason(models.referrals) if has_user else sa.null()
+    return sa.select(models.referrals.id.label("referral_id"), ignored.label("ignored"))
+
+
+def _first_credited(response: t.Any, column: t.Any) -> sa.ScalarSelect[t.Any]:
+    """Select a column of the action that binds a user; the user is a parameter."""
+    actions = sa.select(column).where(is_exactly(response.user_id, USER), is_credited(response))
+    return actions.order_by(*oldest_first(response)).limit(1).scalar_subquery()
+
+
+def choose_referral(state: AppState, actor: Actor) -> Choice | None:
+    """Return how the referral that earns the credit is chosen, in one statement; ``None`` if none does.
+
+    A callable in ``REFERRALS_ATTRIBUTION`` is asked here, with a statement more.
+    """
+    if callable(state.settings.attribution):
+        binding = find_referrer(state, actor.user_id) if actor.user_id is not None else None
+        if binding is not None:
+            return choose_known(binding.id, actor) if binding.is_active() else None
+        touch = find_winning_touch(state, actor)
+        return choose_known(touch.referral_id, actor) if touch is not None else None
+    return Choice(CreditQuery(TouchQuery.of(actor, state.settings)), _parameters(actor, state.settings))
+
+
+def choose_known(referral_id: int, actor: Actor | Anonymous, reason: str | None = None) -> Choice:
+    """Return the choice of a referral that is known already."""
+    parameters: dict[str, t.Any] = {"chosen_id": referral_id}
+    if reason is not None:
+        parameters["reason"] = reason
+    elif actor.user_id is not None:
+        parameters["user"] = actor.user_id
+    return Choice(KnownQuery("user" in parameters, reason is not None), parameters)
+
+
+def find_credited_referral(state: AppState, actor: Actor) -> ReferralColumns | None:
+    """Return the referral that earns the credit now."""
+    choice = choose_referral(state, actor)
+    if choice is None:
+        return None
+    statement = get_statement(state.database.models, CreditedReferral(choice.query.__class__, choice.query))
+    return t.cast("ReferralColumns | None", state.database.first_object(statement, choice.parameters))
+
+
+def _parameters(actor: Actor, settings: Settings) -> dict[str, t.Any]:
+    time, window = now(), settings.attribution_window
+    parameters: dict[str, t.Any] = {"now": time}
+    if actor.user_id is not None:
+        parameters["user"] = actor.user_id
+    if actor.visitor_key is not None:
+        parameters["visitor"] = actor.visitor_key
+    if window is not None:
+        parameters["since"] = time - window
+    return parameters
+
+
+def find_winning_touch(state: AppState, actor: Actor) -> ResponseColumns | None:
+    """Return the touch that the policy prefers, for an actor who is not bound."""
+    policy = state.settings.attribution
+    touches = get_statement(state.database.models, TouchQuery.of(actor, state.settings))
+    parameters = _parameters(actor, state.settings)
+    if callable(policy):
+        return t.cast("ResponseColumns | None", policy(state.database.objects(touches, parameters)))
+    return t.cast("ResponseColumns | None", state.database.first_object(touches.limit(1), parameters))
+
+
+def find_binding(state: AppState, user_id: t.Any) -> ResponseColumns | None:
+    """Return the action that binds a user: the first credited one."""
+    response = state.database.models.response
+    binding = sa.select(response).where(response.id == _first_credited(response, response.id))
+    return t.cast("ResponseColumns | None", state.database.first_object(binding, {"user": user_id}))
+
+
+def find_referrer(state: AppState, user_id: t.Any) -> ReferralColumns | None:
+    """Return the referral that a user is bound to, in one statement."""
+    referral, response = state.database.models.referral, state.database.models.response
+    found = sa.select(referral).where(referral.id == _first_credited(response, response.referral_id))
+    return t.cast("ReferralColumns | None", state.database.first_object(found, {"user": user_id}))
+
+
+def find_referred_users(state: AppState, user_id: t.Any) -> Sequence[t.Any]:
+    """Return the users who are bound to a user's referrals, in the order in which they came, in one statement.
+
+    :return: the users; in an app without a user model their stored keys.
+    """
+    models = state.database.models
+    referral, response = models.referral, models.response
+    earlier: t.Any = sa.orm.aliased(response)
+    is_earlier = sa.or_(
+        earlier.created_at < response.created_at,
+        sa.and_(earlier.created_at == response.created_at, earlier.id < response.id),
+    )
+    is_bound_before = sa.exists().where(is_exactly(earlier.user_id, response.user_id), is_credited(earlier), is_earlier)
+    bound = (
+        sa.select(response.user_id)
+        .join(referral, response.referral_id == referral.id)
+        .where(is_exactly(referral.user_id, user_id), response.user_id.is_not(None), is_credited(response))
+        .where(~is_bound_before)
+        .order_by(*oldest_first(response))
+    )
+    if models.user is not None:
+        bound = bound.join(response.user).with_only_columns(models.user)
+    return state.reports.objects(bound)
+
+
+R = t.TypeVar("R", bound=ResponseColumns)
+
+
+@dataclass(frozen=True)
+class Verdict(t.Generic[R]):
+    """What attribution says of a response.
+
+    :param response: the touch; or the action that binds a user.
+    :param rule: ``won``: it earns the credit. Else why it does not: the response's own reason code; ``self``: the link
+        is the actor's own; ``expired``: the link has expired; ``window``: the touch is too old; ``bound``: the user is
+        bound to another referral; ``lost``: another touch was preferred.
+    """
+
+    response: R
+    rule: str
+
+
+def explain_credit(state: AppState, actor: Actor) -> list[Verdict[t.Any]]:
+    """Explain why each touch of an actor earns the credit or not. The first verdict is about the binding, if any."""
+    response = state.database.models.response
+    history = history_of(response, actor).where(response.is_touch == sa.true())
+    history = history.options(sa.orm.joinedload(response.referral))
+    touches = state.database.objects(history, actor_parameters(actor))
+    binding = find_binding(state, actor.user_id) if actor.user_id is not None else None
+    winner = find_winning_touch(state, actor) if binding is None else None
+    verdicts = []
+    if binding is not None:
+        verdicts.append(Verdict(binding, "won" if t.cast(t.Any, binding).referral.is_active() else "expired"))
+    for touch in touches:
+        rule = "won" if touch is winner else _refusal(state, touch, actor)
+        verdicts.append(Verdict(touch, rule or ("bound" if binding is not None else "lost")))
+    return verdicts
+
+
+def _refusal(state: AppState, touch: t.Any, actor: Actor) -> str | None:
+    if touch.ignored is not None and touch.ignored != "repeat":
+        return str(touch.ignored)
+    if actor.user_id is not None and touch.referral.user_id == actor.user_id:
+        return "self"
+    if not touch.referral.is_active():
+        return "expired"
+    window = state.settings.attribution_window
+    if window is not None and touch.created_at < now() - window:
+        return "window"
+    return None

@@ -1,0 +1,223 @@
+"""Removing personal data: by age, or of one user.
+
+The work goes batch by batch, each in a transaction. What was interrupted continues when it is run again.
+"""
+
+import secrets
+import time
+import typing as t
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+import sqlalchemy as sa
+
+from .db.conditions import Condition, is_exactly
+from .db.keys import once_key, table_name
+from .db.transactions import Transaction, open_transaction
+from .state import AppState
+from .times import now
+from .types import VOID, Actor
+
+_BATCH = 1000
+
+#: The longest time that SQLite's busy handler sleeps before it looks again, in seconds.
+_SQLITE_POLL = 0.1
+
+#: Columns that say who made a response. Its key may as well: an order's number, or a digest of the user.
+_PERSONAL = ("user_id", "session_key", "ip_address", "http_referrer", "user_agent")
+
+Progress = Callable[[int], None]
+T = t.TypeVar("T")
+
+
+def purge(state: AppState, older_than: timedelta, *, progress: Progress = lambda steps: None) -> int:
+    """Delete the responses of more than a certain age. Return how many were deleted.
+
+    :param progress: told after each batch how many ids of :func:`id_span` it covered.
+    """
+    responses = state.database.models.responses
+    delete = sa.delete(responses.id.table).where(responses.created_at < now() - older_than)
+    return _execute_by_page(state, delete, progress)
+
+
+def anonymize(state: AppState, older_than: timedelta, *, progress: Progress = lambda steps: None) -> int:
+    """Remove who made them from the responses of more than a certain age. Return how many were changed.
+
+    All counts stay. The progress is that of :func:`purge`.
+    """
+    responses = state.database.models.responses
+    is_personal: list[Condition] = [responses[name].is_not(None) for name in _PERSONAL]
+    is_personal.append(sa.and_(responses.key.is_not(None), responses.action != VOID))
+    update = sa.update(responses.id.table).where(responses.created_at < now() - older_than, sa.or_(*is_personal))
+    return _execute_by_page(state, update.values(_anonymous(responses)), progress)
+
+
+def id_span(state: AppState) -> int:
+    """Return how many ids there are from the first response to the last."""
+    first, last = _first_and_last(state)
+    return 0 if first is None else last - first + 1
+
+
+def _anonymous(responses: t.Any) -> dict[t.Any, t.Any]:
+    """Return the columns of an anonymous response. The record of a voiding is still found by its key."""
+    values: dict[t.Any, t.Any] = {responses[name]: None for name in _PERSONAL}
+    for column in (responses.key, responses.identity):
+        values[column] = sa.case((responses.action == VOID, column), else_=sa.null())
+    return values
+
+
+def _first_and_last(state: AppState) -> tuple[int | None, int]:
+    key = state.database.models.responses.id
+    ids = sa.select(sa.func.min(key), sa.func.max(key))
+    row: t.Any = _in_transaction(state, lambda transaction: transaction.execute(ids).one())
+    return row[0], row[1]
+
+
+def _execute_by_page(state: AppState, statement: t.Any, progress: Progress) -> int:
+    """Execute a statement for all responses page by page, in the order of their ids. Return how many it changed.
+
+    There is no index on their age alone.
+    """
+    key, changed = state.database.models.responses.id, 0
+    first, last = _first_and_last(state)
+
+    def change_page(first: int, transaction: Transaction) -> tuple[int, int]:
+        end = transaction.scalar(sa.select(key).where(key >= first).order_by(key).offset(_BATCH - 1).limit(1))
+        end = last if end is None else min(end, last)
+        return end, transaction.execute(statement.where(key.between(first, end))).rowcount
+
+    while first is not None and first <= last:
+        end, changed_now = _in_transaction(state, partial(change_page, first))
+        changed += changed_now
+        progress(end - first + 1)
+        first = end + 1
+    return changed
+
+
+def _in_transaction(state: AppState, work: Callable[[Transaction], T], *, commit: bool = True) -> T:
+    """Do one batch of the work in a transaction."""
+    transaction = open_transaction(state.database, commit=commit)
+
+    def write() -> T:
+        with transaction.write():
+            done = work(transaction)
+        transaction.has_written = True
+        return done
+
+    started = time.monotonic()
+    done = transaction.run(write)
+    if commit and state.database.dialect.name == "sqlite":
+        # One writes at a time there, and those who wait are not served in turn: leave them time to look again.
+        time.sleep(min(time.monotonic() - started, _SQLITE_POLL))
+    return done
+
+
+@dataclass
+class Forgotten:
+    """How many rows belonged to a user, or were about them."""
+
+    referrals: int = 0
+    responses: int = 0
+
+
+def forget_user(state: AppState, user_id: t.Any, *, commit: bool, progress: Progress = lambda rows: None) -> Forgotten:
+    """Remove a user from both tables.
+
+    :param progress: told after each batch how many rows it changed.
+    """
+    run = _Forgetting(state, user_id, commit, progress)
+    forgotten = Forgotten(run.forget_links(), run.forget_responses())
+    session, models = state.database.session, state.database.models
+    for record in session.identity_map.values():
+        if isinstance(record, (models.referral, models.response)):
+            session.expire(record)
+    return forgotten
+
+
+@dataclass(frozen=True)
+class _Forgetting:
+    """One run of :func:`forget_user`."""
+
+    state: AppState
+    user_id: t.Any
+    commit: bool
+    progress: Progress
+
+    def forget_links(self) -> int:
+        """Remove the owner and the label of their links, which expire. Remove them as a target."""
+        links = self.state.database.models.referrals
+        is_theirs, is_about = is_exactly(links.user_id, self.user_id), self._is_about(links)
+        time_now = now()
+        is_active = sa.or_(links.expired_at.is_(None), links.expired_at > time_now)
+        rename = sa.update(links.id.table).where(links.id == sa.bindparam("of"))
+        rename = rename.values({links.identity: sa.bindparam("new")})
+
+        def change(transaction: Transaction, ids: Sequence[int]) -> int:
+            update = sa.update(links.id.table).where(links.id.in_(ids))
+            transaction.execute(update.where(is_theirs, is_active).values({links.expired_at: time_now}))
+            transaction.execute(update.where(is_theirs).values({links.user_id: None, links.label: ""}))
+            transaction.execute(update.where(is_about).values({links.target_type: None, links.target_id: None}))
+            # It is a digest of these columns.
+            transaction.execute(rename, [{"of": key, "new": secrets.token_hex(32)} for key in ids])
+            return len(ids)
+
+        return self._change(links, is_about, change)
+
+    def forget_responses(self) -> int:
+        """Make their responses anonymous, and those of the same browsers that are unclaimed."""
+        responses = self.state.database.models.responses
+        is_about = self._is_about(responses)
+        was_once = responses.key == once_key(Actor(self.user_id))
+        is_theirs = sa.or_(is_exactly(responses.user_id, self.user_id), was_once)
+        visitor, values = responses.session_key, _anonymous(responses)
+
+        def change(transaction: Transaction, ids: Sequence[int]) -> int:
+            are_these, update = responses.id.in_(ids), sa.update(responses.id.table)
+            as_visitors = sa.select(visitor).where(are_these, is_theirs, visitor.is_not(None)).distinct()
+            visitors = transaction.execute(as_visitors).scalars().all()
+            transaction.execute(update.where(are_these, is_theirs).values(values))
+            no_target = {responses.target_type: None, responses.target_id: None}
+            transaction.execute(update.where(are_these, is_about).values(no_target))
+            if not visitors:
+                return len(ids)
+            # coalesce() keeps SQLite off the index on users, by which it would read every anonymous row.
+            has_no_user = sa.func.coalesce(responses.user_id, sa.null()).is_(None)
+            unclaimed = update.where(visitor.in_(visitors), has_no_user)
+            return len(ids) + int(transaction.execute(unclaimed.values(values)).rowcount)
+
+        return self._change(responses, sa.or_(is_about, was_once), change)
+
+    def _is_about(self, columns: t.Any) -> Condition:
+        """Tell the rows whose target is the user."""
+        users = self.state.database.models.user
+        if users is None:
+            return sa.false()
+        kinds = self.state.target_types.items()
+        names = {name for name, kind in kinds if issubclass(users, kind.model) or issubclass(kind.model, users)}
+        names.add(table_name(users))
+        return sa.and_(columns.target_type.in_(names), columns.target_id == str(self.user_id))
+
+    def _change(self, columns: t.Any, others: Condition, change: Callable[[Transaction, Sequence[int]], int]) -> int:
+        """Change the user's rows, and others that a condition tells. Return how many."""
+        key, total = columns.id, 0
+        select = sa.select(key).limit(_BATCH)
+        # A changed row is no longer theirs. The others are found in one pass: no index leads to them.
+        theirs = select.where(is_exactly(columns.user_id, self.user_id)).order_by(columns.created_at, key)
+        rest = select.where(others).order_by(key)
+
+        def batch(select: sa.Select[t.Any], transaction: Transaction) -> tuple[Sequence[int], int]:
+            ids = transaction.execute(select).scalars().all()
+            return ids, change(transaction, ids) if ids else 0
+
+        for select, is_in_order in ((theirs, False), (rest, True)):
+            while True:
+                ids, changed = _in_transaction(self.state, partial(batch, select), commit=self.commit)
+                if not ids:
+                    break
+                total += changed
+                self.progress(changed)
+                if is_in_order:
+                    select = rest.where(key > ids[-1])
+        return total

@@ -1,0 +1,94 @@
+"""What people read: lists of responses, and their counts. Nothing here decides anything; it may come from a replica."""
+
+import typing as t
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from .actors import user_key
+from .db.conditions import actor_parameters, history_of, is_exactly, newest_first
+from .db.tables import ReferralColumns
+from .db.totals import counts, watermark
+from .state import AppState
+from .types import CLICK, Actor
+
+#: For how many links the newest responses are read at once; SQLite takes 500 at most.
+_LINKS = 100
+
+
+def click_count(state: AppState, referral_id: int) -> int:
+    """Return how many clicks on a referral are counted."""
+    model = state.database.models.referral
+    clicks, _ = counts_of(state, sa.select(model).where(model.id == referral_id)).get(referral_id, (0, 0))
+    return clicks
+
+
+def counts_of(state: AppState, links: sa.Select[t.Any]) -> dict[int, tuple[int, int]]:
+    """Return the numbers of counted clicks and of counted actions, for each of some referrals that has any."""
+    models = state.database.models
+    with state.reports.rows(watermark(models)) as result:
+        until = result.scalar_one_or_none()
+    found: dict[int, tuple[int, int]] = {}
+    with state.reports.rows(counts(models, links.with_only_columns(models.referral.id), until)) as rows:
+        for row in rows:
+            clicks, actions = found.get(row.referral_id, (0, 0))
+            is_click, number = row.action == CLICK, int(row.number)
+            found[row.referral_id] = (clicks + number * is_click, actions + number * (not is_click))
+    return found
+
+
+def counted_responses(
+    state: AppState, *, user: t.Any = None, referral: ReferralColumns | None = None, limit: int | None = None
+) -> Sequence[t.Any]:
+    """Return the counted responses to a user's referrals, or to one, newest first, as ``responses_filter`` selects."""
+    models, select = state.database.models, state.hooks.responses_filter
+    response: t.Any = models.response
+    found = sa.select(response).where(response.ignored.is_(None)).order_by(*newest_first(response))
+    if referral is not None:
+        found = found.where(response.referral_id == referral.id)
+    else:
+        owner = user_key(state, user)
+        if owner is None:
+            return []
+        if limit is not None and select is None:
+            found = found.where(response.id.in_(_newest_ids(state, owner, limit)))
+            found = found.options(sa.orm.selectinload(response.referral))
+        else:
+            found = found.join(models.referral, response.referral_id == models.referral.id)
+            found = found.where(is_exactly(models.referral.user_id, owner))
+            found = found.options(sa.orm.contains_eager(response.referral))
+    found = found.limit(limit)
+    if select is not None:
+        found = select(found, user=user, referral=referral)
+    return state.reports.objects(found)
+
+
+def _newest_ids(state: AppState, owner: t.Any, limit: int) -> Sequence[int]:
+    """Return the keys of the newest counted responses to a user's links.
+
+    Each link's newest responses are the end of an index. For a join the database would read and sort all responses.
+    """
+    referrals, responses = state.database.models.referrals, state.database.models.responses
+    with state.reports.rows(sa.select(referrals.id).where(is_exactly(referrals.user_id, owner))) as owned:
+        links = owned.scalars().all()
+    newest: list[tuple[t.Any, int]] = []
+    for start in range(0, len(links), _LINKS):
+        of_each = [
+            sa.select(responses.created_at.label("created_at"), responses.id.label("id"))
+            # As literals: PostgreSQL plans a prepared statement for a link of average size.
+            .where(responses.referral_id == sa.bindparam(None, each, literal_execute=True), responses.ignored.is_(None))
+            .order_by(*newest_first(responses))
+            .limit(limit)
+            .subquery()
+            .select()
+            for each in links[start : start + _LINKS]
+        ]
+        with state.reports.rows(sa.union_all(*of_each)) as rows:
+            newest += [(row.created_at, row.id) for row in rows]
+        newest = sorted(newest, reverse=True)[:limit]
+    return [key for _, key in newest]
+
+
+def responses_of(state: AppState, actor: Actor) -> Sequence[t.Any]:
+    """Return all responses of an actor, newest first. They are read in the host's session, for they may be new."""
+    return state.database.objects(history_of(state.database.models.response, actor), actor_parameters(actor))
