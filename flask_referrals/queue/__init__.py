@@ -1,0 +1,32 @@
+"""Clicks that are stored after the response. A recorder takes each as an event; a worker calls :func:`store` later.
+
+``events`` says what an event holds, ``pending`` keeps a visitor's clicks until ``batches`` has stored them.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from ..db.transactions import HostTransaction, open_transaction, recover
+from ..state import current_state
+from ..types import Event, Recorder
+from .batches import insert_events
+
+__all__ = ["Event", "Recorder", "store"]
+
+
+def store(events: Sequence[Event]) -> None:
+    """Store clicks in a few statements, and commit. Each is stored once, however often it comes.
+
+    Call it in an app context.
+
+    :param events: what the recorder was given.
+    :raises Exception: none of the events is stored; all of them may be tried again.
+    """
+    state = current_state()
+    transaction = open_transaction(state.database, commit=True)
+    try:
+        transaction.run(partial(insert_events, state, transaction, events))
+    except Exception:
+        if isinstance(transaction, HostTransaction):
+            recover(state.database)
+        raise
