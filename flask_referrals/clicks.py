@@ -1,267 +1,318 @@
-"""A click on a link: who it was, whether it counts, and its row."""
+"""A click on a link: who it was, whether it counts, its row, and where the link leads."""
 
 import math
-import time
 import typing as t
 from dataclasses import dataclass
-from datetime import datetime
-from datetime import timezone
+from functools import partial
 
 import sqlalchemy as sa
-from flask import Flask
-from flask import current_app
 from werkzeug.wrappers import Request
 
-from . import clients
-from . import config
-from . import pending
-from . import signals
-from . import storing
-from . import visitors
-from .attribution import CLICK
-from .attribution import Visitor
-from .attribution import made_by
-from .attribution import own
-from .context import current_state
+from .actors import current_user, user_key
+from .db.build import Models
+from .db.conditions import is_active, made_by, own_reason
+from .db.responses import Choice, Stored, find_response, insert_response, new_row
+from .db.transactions import (
+    ConnectionTransaction,
+    HostTransaction,
+    OwnTransaction,
+    Transaction,
+    get_deadline,
+    get_statement,
+    is_in_transaction,
+    recover,
+)
+from .deferral import defer
+from .delivery import send_after_commit
 from .failures import log_failure
-from .identity import unwrapped
-from .identity import user_id
-from .recording import row_values
-from .registry import Models
-from .storing import Choice
-from .storing import Stored
-from .times import as_utc
-from .transactions import Transaction
-from .transactions import core_transaction
-from .transactions import lock_deadline
+from .queue.pending import hand_over
+from .signals import response_recorded
+from .state import AppState
+from .times import as_utc, now
+from .types import ANONYMOUS, CLICK, CODE, Actor, Anonymous, storable
+from .web.client import arguments, description, ignored_reason, is_prefetch, opts_out
+from .web.visitor_key import new_key
 
 _MAX_MARK = 100
+_FOLLOWED = "flask_referrals.query_followed"
 
 
 @dataclass(frozen=True)
 class Click:
-    """What a click on a link that exists would be.
-
-    :param ignored: the reason code why it would not count, or ``None``.
-    """
+    """What a click on an existing link would be: where it leads, and why it would be ignored, if it would be."""
 
     redirect_to: str
     is_active: bool
     ignored: str | None
 
 
-def follow(code: str, request: Request) -> str | None:
-    """Record a click on a link, if it is alive; what goes wrong with that is logged, and does not reach the visitor.
+class ClickQuery(t.NamedTuple):
+    """Select the active referral with a code, and the reason to ignore a click on it."""
 
-    :param code: a well-formed code.
-    :param request: the current request.
-    :return: the link's target, or ``None`` when there is no such link.
+    has_user: bool
+    has_visitor: bool
+    has_reason: bool
+    has_window: bool
+    #: Select no referral where the click would be ignored.
+    is_counted_only: bool = False
+
+    def build(self, models: Models) -> t.Any:
+        """Build the statement."""
+        referrals, responses = models.referrals, models.responses
+        reasons: list[sa.ColumnElement[t.Any]] = []
+        if self.has_reason:
+            reasons.append(sa.bindparam("reason", type_=responses.ignored.type))
+        if self.has_user:
+            reasons.append(own_reason(referrals))
+        if self.has_window and (self.has_user or self.has_visitor):
+            is_repeat = sa.exists().where(
+                made_by(responses, has_user=self.has_user, has_visitor=self.has_visitor),
+                responses.is_touch == sa.true(),
+                responses.created_at > sa.bindparam("since"),
+                # coalesce() keeps the planner off the link's index, which holds every visitor's clicks.
+                sa.func.coalesce(responses.referral_id, 0) == referrals.id,
+                responses.action == CLICK,
+                responses.ignored.is_(None),
+            )
+            reasons.append(sa.case((is_repeat, "repeat")))
+        ignored = sa.func.coalesce(*reasons, sa.null()) if reasons else sa.null()
+        chosen = sa.select(referrals.id.label("referral_id"), ignored.label("ignored"))
+        chosen = chosen.where(referrals.code == sa.bindparam("code"), is_active(referrals))
+        return chosen.where(ignored.is_(None)) if self.is_counted_only and reasons else chosen
+
+
+class LinkQuery(t.NamedTuple):
+    """Select where the link with a code leads, its owner, and when it expires."""
+
+    def build(self, models: Models) -> t.Any:
+        """Build the statement."""
+        referrals = models.referrals
+        columns = (referrals.redirect_to, referrals.user_id, referrals.expired_at)
+        return sa.select(*columns).where(referrals.code == sa.bindparam("code"))
+
+
+def follow_link(state: AppState, request: Request, code: str) -> str | None:
+    """Record a click on a link, and return its target, or ``None`` if there is no such link.
+
+    Failures to record are logged and do not reach the visitor.
+
+    :raises Exception: the link cannot be read.
     """
-    state = current_state()
-    before = Transaction(state, state.models.response, commit=True)
-    visitor, reason = _who(request, before)
-    patience = config.duration("REFERRALS_LOCK_TIMEOUT")
-    deadline = math.inf if patience is None else time.monotonic() + patience.total_seconds()
+    database = state.database
+    was_idle = not is_in_transaction(database)
+    actor, reason = _identify(state, request, was_idle=was_idle)
+    deadline = get_deadline(state.settings.lock_timeout)
+    transaction: OwnTransaction | None = None
+    if not is_in_transaction(database):
+        transaction = ConnectionTransaction(database, deadline=deadline, is_single=True)
+    elif was_idle and not _has_changes(database.session):
+        # Only the user has been read in it.
+        transaction = OwnTransaction(database, deadline=deadline)
     if state.recorder is not None:
-        return _hand_over(before, code, visitor, reason, request, deadline)
-    with core_transaction(before) as transaction:
-        try:
-            stored = _record(transaction, code, visitor, reason, request, deadline)
-        except Exception:
-            transaction.recover()
-            redirect_to = _target(transaction, code, deadline)
-            if redirect_to is not None:
-                log_failure("A click on the link %r could not be recorded.", code)
-            return redirect_to
-        if stored is None:
-            return _target(transaction, code, deadline)
-    _announce(stored, code)
-    return stored.redirect_to
-
-
-def _hand_over(
-    before: Transaction, code: str, visitor: Visitor, reason: str | None, request: Request, deadline: float
-) -> str | None:
-    """Give a click to the recorder, also when it cannot be told where the link leads, or whether there is one."""
+        return _follow_queued(state, request, code, actor, reason, deadline)
+    choice = _choose(state, code, actor, reason)
+    stored_actor = _stored_actor(state, request, actor, reason)
     try:
-        with core_transaction(before) as transaction:
-            link = _link(transaction, code, deadline)
+        client = description(request, state.settings, state.hooks)
     except Exception:
-        pending.hand_over(code, visitor, reason, request, _campaign(request))
-        raise
-    if link is None:
-        return None
-    if link.expired_at is None or as_utc(link.expired_at) > datetime.now(timezone.utc):
-        # Of whoever opts out the event does not tell who it is.
-        is_own = clients.opts_out(request) and visitor.user_id is not None and visitor.user_id == link.user_id
-        ignored = "self" if reason is None and is_own else reason
-        pending.hand_over(code, visitor, ignored, request, _campaign(request))
-    return t.cast(str, link.redirect_to)
-
-
-def look_up(code: str, request: Request) -> Click | None:
-    """Tell what a click on a link would be, and write nothing; the parameters are those of :func:`follow`."""
-    state = current_state()
-    transaction = Transaction(state, state.models.response, commit=True)
-    choice = _choice(code, *_who(request, transaction))
-    redirect_to = state.session.scalar(_find_link(state.models), {"code": code})
-    if redirect_to is None:
-        return None
-    chosen = state.session.execute(choice.make(state.models, *choice.arguments), choice.parameters).one_or_none()
-    return Click(redirect_to, chosen is not None, chosen.ignored if chosen is not None else None)
-
-
-def _target(transaction: Transaction, code: str, deadline: float) -> str | None:
-    """Return where a link leads on which no click was recorded."""
-    link = _link(transaction, code, deadline)
-    return link.redirect_to if link is not None else None
-
-
-def _link(transaction: Transaction, code: str, deadline: float) -> sa.Row[t.Any] | None:
-    find = current_state().models.once(_find_link)
-
-    def select() -> sa.Row[t.Any] | None:
-        with transaction.read(), lock_deadline(transaction.connection, deadline):
-            return transaction.connection.execute(find, {"code": code}).one_or_none()
-
+        log_failure("Could not describe the client of a click; recorded without a description.")
+        client = {}
+    row = new_row(CLICK, stored_actor, client, is_touch=True, params=_campaign(state, request))
+    recording = _Recording(state, code, choice, row)
+    key = stored_actor.visitor_key if stored_actor.user_id is None else None
+    if transaction is None:
+        link = _read_link(state, code, deadline)
+        if link is not None and _is_active(link):
+            defer(state, request, recording.store_later, state.settings.lock_timeout)
+            # The response may be complete by then. A key that nothing is stored under does no harm.
+            if key is not None:
+                state.visitor_keys.set(request, key)
+        return _target_of(link)
     try:
-        return transaction.run(select)
+        stored = recording.store(transaction)
+        if stored is not None and stored.ignored is None and key is not None:
+            state.visitor_keys.set(request, key)
     except Exception:
-        transaction.recover()
-        raise
+        link = _read_link(state, code, deadline)
+        if link is not None:
+            log_failure("A click on the link %r could not be recorded.", code)
+        return _target_of(link)
+    return stored.redirect_to if stored is not None else _target_of(_read_link(state, code, deadline))
 
 
-def _find_link(models: Models) -> sa.Select[t.Any]:
-    referral = models.referral
-    columns = (referral.redirect_to, referral.user_id, referral.expired_at)
-    return sa.select(*columns).where(referral.code == sa.bindparam("code"))
+def _has_changes(session: t.Any) -> bool:
+    return bool(session.new or session.dirty or session.deleted)
 
 
-def _choice(code: str, visitor: Visitor, reason: str | None) -> Choice:
-    """Return how the link is chosen that has a code, if it is alive, and why a click on it does not count."""
-    window = config.duration("REFERRALS_REPEAT_WINDOW")
-    now = datetime.now(timezone.utc)
-    given: dict[str, t.Any] = {"code": code, "now": now}
-    if reason is not None:
-        given["reason"] = reason
-    elif visitor:
-        since = now - window if window is not None else None
-        known = {"user": visitor.user_id, "visitor": visitor.key, "since": since}
-        given |= {name: value for name, value in known.items() if value is not None}
-    return Choice(_choose, tuple(given), given)
+def follow_query(state: AppState, request: Request | None) -> None:
+    """Record the click of a page that was requested with a code in its query, once.
 
-
-def _choose(models: Models, *given: str) -> sa.Select[t.Any]:
-    referral, response = models.referral, models.response
-    reasons: list[sa.ColumnElement[t.Any]] = []
-    if "reason" in given:
-        reasons.append(sa.bindparam("reason", type_=response.ignored.type))
-    if "user" in given:
-        reasons.append(own(referral))
-    if "since" in given:
-        who: t.Any = {name: sa.bindparam(name) if name in given else None for name in ("user", "visitor")}
-        is_repeat = sa.exists().where(
-            made_by(Visitor(who["user"], who["visitor"]), response),
-            response.is_touch == sa.true(),
-            response.created_at > sa.bindparam("since"),
-            # In this form the link's index is no answer: a busy link's would have everybody's late clicks read.
-            sa.func.coalesce(response.referral_id, 0) == referral.id,
-            response.action == CLICK,
-            response.ignored.is_(None),
-        )
-        reasons.append(sa.case((is_repeat, "repeat")))
-    ignored = sa.func.coalesce(*reasons, sa.null()) if reasons else sa.null()
-    is_active = sa.or_(referral.expired_at.is_(None), referral.expired_at > sa.bindparam("now"))
-    chosen = sa.select(referral.id.label("referral_id"), ignored.label("ignored"))
-    return chosen.where(referral.code == sa.bindparam("code"), is_active)
-
-
-def _who(request: Request, transaction: Transaction) -> tuple[Visitor, str | None]:
-    """Tell who clicks, and why it is no click if it is none. A program is nobody: it gets no key, and no session."""
-    reason = _not_a_click(request) or clients.lacks_consent(request)
-    if reason is not None:
-        return Visitor(), reason
-    return Visitor(_present_user(request, transaction), visitors.get_key(request)), None
-
-
-def _not_a_click(request: Request) -> str | None:
-    try:
-        return clients.not_a_click(request)
-    except Exception:
-        log_failure("It could not be told whether a person follows a link; it is taken for one.")
-        return None
-
-
-def _present_user(request: Request, transaction: Transaction) -> t.Any:
-    def read() -> t.Any:
-        with transaction.read():
-            return user_id(visitors.current_user(request))
-
-    try:
-        return transaction.run(read)
-    except Exception:  # a token that has expired, for one: the visitor's history must outlive it
-        log_failure("It could not be told which user follows a link; it is taken for nobody.")
-        transaction.recover()
-        return None
-
-
-def _record(
-    transaction: Transaction, code: str, visitor: Visitor, reason: str | None, request: Request, deadline: float
-) -> Stored | None:
-    """Store a click on a link that is alive, and give a stranger whose click counts a key.
-
-    :return: the row; ``None`` when none was written: the link has expired, or there is none, or the click does not
-        count and is dropped.
+    It is called when something asks who acts, or else after the view: by then the host's preprocessing is over. An
+    argument that is not a code of this site is left alone: other sites add arguments of their own.
     """
-    drops = current_app.config["REFERRALS_IGNORED"] == "drop"
-    if reason is not None and drops:
-        return None
-    choice = _choice(code, visitor, reason)
-    if drops:
-        choice = Choice(_choose_counted, choice.arguments, choice.parameters)
-    if clients.opts_out(request):
-        visitor = Visitor()
-    elif reason is None and not visitor:
-        visitor = Visitor(key=visitors.new_key())
-    row = row_values(CLICK, visitor, request, is_touch=True, params=_campaign(request))
+    if request is None or not state.settings.query_param or _FOLLOWED in request.environ or not request.query_string:
+        return
+    request.environ[_FOLLOWED] = True
+    endpoint: str | None = getattr(request, "endpoint", None)
+    if request.method != "GET" or endpoint is None:
+        return
+    given = arguments(request)
+    code = next((given[name] for name in state.settings.query_param if name in given), "")
+    is_page = not endpoint.startswith("referrals.") and endpoint.rpartition(".")[2] != "static"
+    if not is_page or not CODE.fullmatch(code) or is_prefetch(request):
+        return
+    try:
+        follow_link(state, request, code)
+    except Exception:
+        log_failure("Could not read the link %r.", code)
 
-    def store() -> Stored | None:
-        with lock_deadline(transaction.connection, deadline) as wait_no_longer, transaction.write():
-            stored = storing.store(transaction, choice, row)
-            wait_no_longer()  # a COMMIT waits for readers
-        transaction.commit()
+
+def _identify(state: AppState, request: Request, *, was_idle: bool) -> tuple[Actor | Anonymous, str | None]:
+    """Return who clicks, and the reason to ignore the click. Bots get no visitor key, and no session."""
+    reason = ignored_reason(request, state.settings, state.hooks)
+    if reason is None and state.hooks.consent is not None and not state.visitor_keys.has_consent(request):
+        reason = "no-consent"
+    if reason is not None:
+        return ANONYMOUS, reason
+    user_id, visitor_key = _load_user(state, request, was_idle=was_idle), state.visitor_keys.get(request)
+    return ANONYMOUS if user_id is None and visitor_key is None else Actor(user_id, visitor_key), None
+
+
+def _load_user(state: AppState, request: Request, *, was_idle: bool) -> t.Any:
+    try:
+        if was_idle:
+            user = current_user(state, request)
+        else:
+            with HostTransaction(state.database).read():
+                user = current_user(state, request)
+        return None if user is None else user_key(state, user)
+    except Exception:  # such as a token that has expired: the visitor's history must outlive it
+        log_failure("Could not load the user of a click; recorded as anonymous.")
+        recover(state.database)
+        return None
+
+
+def _choose(state: AppState, code: str, actor: Actor | Anonymous, reason: str | None) -> Choice:
+    """Return how the link of a click is chosen, if it is active, and why the click is ignored."""
+    settings, time_now = state.settings, now()
+    is_counted_only = settings.ignored == "drop"
+    parameters: dict[str, t.Any] = {"code": code, "now": time_now}
+    if reason is not None:
+        return Choice(ClickQuery(False, False, True, False, is_counted_only), {**parameters, "reason": reason})
+    window = settings.repeat_window if actor is not ANONYMOUS else None
+    if actor.user_id is not None:
+        parameters["user"] = actor.user_id
+    if window is not None:
+        parameters["since"] = time_now - window
+        if actor.visitor_key is not None:
+            parameters["visitor"] = actor.visitor_key
+    has_user, has_visitor = "user" in parameters, "visitor" in parameters
+    return Choice(ClickQuery(has_user, has_visitor, False, window is not None, is_counted_only), parameters)
+
+
+def _stored_actor(state: AppState, request: Request, actor: Actor | Anonymous, reason: str | None) -> Actor | Anonymous:
+    """Return who is stored with a click: nobody if the visitor opts out, a new visitor if they have no key yet."""
+    if reason is not None:
+        return actor
+    if opts_out(request, state.settings):
+        return ANONYMOUS
+    return actor if actor is not ANONYMOUS else Actor(None, new_key())
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """The recording of one click."""
+
+    state: AppState
+    code: str
+    choice: Choice
+    row: dict[str, t.Any]
+
+    def store(self, transaction: Transaction) -> Stored | None:
+        """Store the click. Return ``None`` if its link does not exist, has expired, or ignored clicks are dropped."""
+        return transaction.run(partial(self._insert, transaction), partial(self._find, transaction))
+
+    def store_later(self, transaction: Transaction) -> bool:
+        """Store the click after the host's transaction has ended, and return whether that succeeded."""
+        try:
+            self.store(transaction)
+        except Exception:
+            log_failure("A click on the link %r could not be recorded.", self.code)
+            return False
+        return True
+
+    def _insert(self, transaction: Transaction) -> Stored | None:
+        stored = insert_response(transaction, self.choice, self.row)
+        if stored is not None and response_recorded.receivers:
+            send_after_commit(self.state, transaction, response_recorded, [stored.id])
         return stored
 
-    stored = transaction.run(store, lambda: storing.find(transaction, row, code))
-    if stored is not None and stored.ignored is None and visitor.user_id is None and visitor.key is not None:
-        visitors.set_key(visitor.key)
-    return stored
+    def _find(self, transaction: Transaction) -> Stored | None:
+        stored = find_response(transaction, self.row, self.code)
+        if stored is not None:
+            send_after_commit(self.state, transaction, response_recorded, [stored.id])
+        return stored
 
 
-def _choose_counted(models: Models, *given: str) -> sa.Select[t.Any]:
-    chosen = _choose(models, *given)
-    return chosen.where(chosen.selected_columns.ignored.is_(None))
+def _target_of(link: t.Any) -> str | None:
+    return None if link is None else t.cast(str, link.redirect_to)
 
 
-def _announce(stored: Stored, code: str) -> None:
-    app = t.cast(Flask, unwrapped(current_app))
-    if not signals.response_recorded.has_receivers_for(app):
-        return
-    state = current_state()
+def _is_active(link: t.Any) -> bool:
+    return link.expired_at is None or as_utc(link.expired_at) > now()
+
+
+def _read_link(state: AppState, code: str, deadline: float = math.inf) -> t.Any:
+    """Return the row of a link, or ``None`` if there is none with this code."""
+    database = state.database
+    statement, parameters = get_statement(database.models, LinkQuery()), {"code": code}
+    if is_in_transaction(database):
+        hosts = HostTransaction(database)
+        for attempt in (1, 2):
+            try:
+                with hosts.read():
+                    return hosts.execute(statement, parameters).one_or_none()
+            except Exception:
+                recover(database)
+                if attempt == 2:
+                    raise
+    transaction = ConnectionTransaction(database, deadline=deadline, is_single=True)
+    return transaction.run(lambda: transaction.execute(statement, parameters).one_or_none())
+
+
+def _follow_queued(
+    state: AppState, request: Request, code: str, actor: Actor | Anonymous, reason: str | None, deadline: float
+) -> str | None:
+    """Hand a click to the recorder, also when the link cannot be read: it may exist."""
+    params, stored_actor = _campaign(state, request), _stored_actor(state, request, actor, reason)
     try:
-        response = state.session.get(state.models.response, stored.id)
+        link = _read_link(state, code, deadline)
     except Exception:
-        log_failure("A click on the link %r could not be announced.", code)
-        state.session.rollback()
-    else:
-        signals.send(signals.response_recorded, app, response=response)
+        hand_over(state, request, code, stored_actor, reason, params)
+        raise
+    if link is not None and _is_active(link):
+        # The event of somebody who opts out does not say who it is.
+        is_own = opts_out(request, state.settings) and actor.user_id is not None and actor.user_id == link.user_id
+        hand_over(state, request, code, stored_actor, "self" if reason is None and is_own else reason, params)
+    return _target_of(link)
 
 
-def _campaign(request: Request) -> dict[str, str] | None:
-    """Return the marks that ``REFERRALS_CAMPAIGN_PARAMS`` lets a link carry, at most 100 characters each."""
-    arguments = clients.arguments(request)
-    if not arguments:
+def preview_click(state: AppState, request: Request, code: str) -> Click | None:
+    """Return what a click on a link would be, or ``None`` without such a link. Nothing is written."""
+    choice = _choose(state, code, *_identify(state, request, was_idle=not is_in_transaction(state.database)))
+    link = _read_link(state, code)
+    if link is None:
         return None
-    names = current_app.config["REFERRALS_CAMPAIGN_PARAMS"]
-    marks = {name: clients.storable(arguments[name], _MAX_MARK) for name in names if arguments.get(name)}
-    return marks or None
+    transaction = HostTransaction(state.database)
+    query = t.cast(ClickQuery, choice.query)._replace(is_counted_only=False)
+    chosen = transaction.execute(get_statement(transaction.database.models, query), choice.parameters).one_or_none()
+    return Click(link.redirect_to, chosen is not None, chosen.ignored if chosen is not None else None)
+
+
+def _campaign(state: AppState, request: Request) -> dict[str, str] | None:
+    """Return the marks of ``REFERRALS_CAMPAIGN_PARAMS`` that a link carries, at most 100 characters each."""
+    if not request.query_string:
+        return None
+    given = arguments(request)
+    names = state.settings.campaign_params
+    return {name: storable(given[name], _MAX_MARK) for name in names if given.get(name)} or None

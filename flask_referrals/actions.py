@@ -1,0 +1,294 @@
+"""Actions: record, respond to and void a response."""
+
+import re
+import typing as t
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+
+import sqlalchemy as sa
+from werkzeug.wrappers import Request
+
+from .actors import current_actor
+from .credit import choose_known, choose_referral
+from .db.conditions import is_exactly
+from .db.keys import digest, once_key
+from .db.responses import Choice, Stored, find_response, insert_response, new_row
+from .db.tables import ReferralColumns, ResponseColumns
+from .db.totals import correct_totals
+from .db.transactions import HostTransaction, OwnTransaction, get_statement, object_handle, open_transaction
+from .delivery import send_after_commit
+from .exceptions import InvalidValueError
+from .failures import log_failure
+from .links import find_typed_link
+from .logins import join_history
+from .queue.pending import settle_pending
+from .signals import response_recorded
+from .state import AppState
+from .targets import reference
+from .types import ATTACH, VOID, Actor, Anonymous
+from .web.client import description
+from .web.visitor_key import new_key
+
+_MAX_ACTION = _MAX_KEY = 128
+_MAX_REASON = 200
+_CURRENCY = re.compile(r"[A-Z]{3}")
+
+
+@dataclass(frozen=True)
+class Action:
+    """What is recorded. A value that cannot be stored raises an error before anything is read or written."""
+
+    name: str
+    target: t.Any = None
+    key: str | None = None
+    value: Decimal | int | None = None
+    currency: str | None = None
+    once: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", _check_word("action", self.name, _MAX_ACTION))
+        if self.key is not None:
+            object.__setattr__(self, "key", _check_word("key", self.key, _MAX_KEY))
+            if self.once:
+                raise InvalidValueError("once", "creates a key of its own: give either once or key")
+        if self.value is not None:
+            _check_value(self.value)
+        if self.currency is not None and not (isinstance(self.currency, str) and _CURRENCY.fullmatch(self.currency)):
+            raise InvalidValueError("currency", "must be three capital letters, as in ISO 4217")
+
+
+def _check_word(field: str, value: t.Any, length: int) -> str:
+    """Return a name or a sentence as the database stores it: printable text of 1 to ``length`` characters."""
+    if not isinstance(value, str):
+        raise InvalidValueError(field, f"must be a string, not {type(value).__name__}")
+    text = str.__str__(value)
+    if not text.strip() or not text.isprintable():
+        raise InvalidValueError(field, "must be printable text, and not empty")
+    if len(text) > length:
+        raise InvalidValueError(field, f"is longer than {length} characters")
+    return text
+
+
+def _check_value(value: t.Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (Decimal, int)):
+        raise InvalidValueError("value", f"must be a Decimal or an int, not {type(value).__name__}")
+    number = Decimal(value)
+    if not number.is_finite() or abs(number) >= 10**10 or number != round(number, 4):
+        raise InvalidValueError("value", "must have at most 10 digits before the point and 4 after it")
+
+
+def record_action(
+    state: AppState, request: Request | None, action: Action, *, user: t.Any, join: bool, commit: bool
+) -> ResponseColumns | None:
+    """Store an action under the referral that earns the credit. Return ``None`` if none does.
+
+    A database failure costs the response, and not the page: within a request, and without a key, it is logged.
+    """
+    transaction = open_transaction(state.database, commit=commit)
+    actor = current_actor(state, request, user, join=join)
+    if not actor:
+        return None
+    recording = _Recording(state, request, transaction, action, actor, is_touch=False)
+    return recording.run(recording.record_under_credit, may_fail=True)
+
+
+def respond(
+    state: AppState,
+    request: Request | None,
+    referral: ReferralColumns,
+    action: Action,
+    *,
+    user: t.Any,
+    join: bool,
+    commit: bool,
+    may_fail: bool = False,
+) -> ResponseColumns | None:
+    """Store a touch of one referral, whichever earns the credit otherwise.
+
+    :param may_fail: log a database failure as :func:`record_action` does.
+    """
+    transaction = open_transaction(state.database, commit=commit)
+    actor = current_actor(state, request, user, join=join)
+    reason = None
+    if not actor and request is not None:
+        if not state.visitor_keys.has_consent(request):
+            reason = "no-consent"
+        elif state.visitor_keys.may_recognise(request):
+            actor = Actor(None, new_key())
+    recording = _Recording(state, request, transaction, action, actor, is_touch=True)
+    return recording.run(partial(recording.record_under, referral.id, reason), may_fail=may_fail)
+
+
+def attach_code(
+    state: AppState, request: Request | None, code: str, *, user: t.Any, join: bool, commit: bool
+) -> ResponseColumns | None:
+    """Store a touch of the referral whose code was typed. A database failure is logged as in :func:`record_action`."""
+    transaction = open_transaction(state.database, commit=commit)
+    referral = transaction.run(partial(find_typed_link, state, code, request))
+    return respond(state, request, referral, Action(ATTACH), user=user, join=join, commit=commit, may_fail=True)
+
+
+class _Recording:
+    """The recording of one response, in its transaction."""
+
+    def __init__(
+        self,
+        state: AppState,
+        request: Request | None,
+        transaction: HostTransaction | OwnTransaction,
+        action: Action,
+        actor: Actor | Anonymous,
+        *,
+        is_touch: bool,
+    ) -> None:
+        self._state = state
+        self._request = request
+        self._transaction = transaction
+        self._action = action
+        self._visitor = actor
+        self._is_joining = actor.user_id is not None and actor.visitor_key is not None
+        # Once they are joined, all of the visitor's responses are the user's.
+        self._actor = Actor(actor.user_id) if self._is_joining else actor
+        more: dict[str, t.Any] = {"value": action.value, "currency": action.currency}
+        if action.target is not None:
+            more["target_type"], more["target_id"] = reference(state, action.target)
+        if action.once and actor:
+            more["key"] = once_key(actor)
+        elif action.key is not None:
+            more["key"] = action.key
+        stored = description(request, state.settings, state.hooks)
+        self._row = new_row(action.name, actor, stored, is_touch=is_touch, **more)
+
+    def run(self, work: Callable[[], ResponseColumns | None], *, may_fail: bool) -> ResponseColumns | None:
+        """Do the work in the transaction. If it may fail, a database failure may be logged instead of raised."""
+        find = self._find_again if "key" not in self._row else None
+        return self._transaction.run(work, find, on_failure=self._log if may_fail else None)
+
+    def _log(self) -> None:
+        """Log the database failure, unless somebody has to hear of it: a webhook or a worker, which retries."""
+        if self._request is None or self._action.key is not None or self._state.raises_failures:
+            raise
+        log_failure("The action %r could not be recorded.", self._action.name)
+
+    def record_under_credit(self) -> ResponseColumns | None:
+        """Store the response under the referral that earns the credit."""
+        if self._is_joining or self._state.recorder is not None:
+            self._join()
+        choice = choose_referral(self._state, t.cast(Actor, self._actor))
+        if choice is None:
+            return None
+        if isinstance(self._transaction, HostTransaction) and self._state.database.dialect.name == "sqlite":
+            # A write keeps others out until the host ends its transaction.
+            statement = get_statement(self._state.database.models, choice.query)
+            if self._transaction.execute(statement, choice.parameters).first() is None:
+                return None
+        return self._record(choice)
+
+    def record_under(self, referral_id: int, reason: str | None) -> ResponseColumns:
+        """Store the response under a known referral."""
+        self._join()
+        response = self._record(choose_known(referral_id, self._visitor, reason))
+        if response is None:
+            raise InvalidValueError("referral", "is not in the database")
+        actor = self._visitor
+        if actor.user_id is None and actor.visitor_key is not None:
+            keys = self._state.visitor_keys
+            keys.prepare(self._request)
+            self._transaction.after_commit(partial(keys.set, self._request, actor.visitor_key))
+        return response
+
+    def _join(self) -> None:
+        if self._state.recorder is not None:
+            settle_pending(self._state, self._transaction, self._request, self._visitor)
+        if self._is_joining:
+            join_history(self._state, self._transaction, self._request, t.cast(Actor, self._visitor))
+
+    def _record(self, choice: Choice) -> ResponseColumns | None:
+        """Write the response, or return the one that has the same key."""
+        transaction = self._transaction
+        if "key" in self._row:
+            return self._record_once(choice)
+        if isinstance(transaction, HostTransaction):
+            with transaction.write():
+                stored = insert_response(transaction, choice, self._row)
+        else:
+            stored = insert_response(transaction, choice, self._row)
+        return None if stored is None else self._announce(stored.id)
+
+    def _record_once(self, choice: Choice) -> ResponseColumns | None:
+        transaction, responses = self._transaction, self._transaction.database.models.responses
+        has_key: sa.ColumnElement[bool] = responses.identity == self._row["identity"]
+        is_once = self._action.once and self._visitor.user_id is not None
+        if is_once:  # the user may have done it as a visitor
+            has_done = sa.or_(has_key, is_exactly(responses.action, self._action.name))
+            first = sa.select(responses.id).where(is_exactly(responses.user_id, self._visitor.user_id), has_done)
+        else:
+            first = sa.select(responses.id).where(has_key)
+        first = first.order_by(responses.created_at, responses.id).limit(1)
+
+        def insert() -> int | None:
+            stored = insert_response(transaction, choice, self._row)
+            return None if stored is None else stored.id
+
+        def find(select: t.Any) -> int | None:
+            found: int | None = transaction.scalar(select)
+            if found is None and select is not first and is_once:
+                # A deleted user did it, whose key was given out again.
+                free = sa.update(transaction.database.models.response_table).where(has_key, responses.user_id.is_(None))
+                transaction.execute(free.values({responses.identity: None, responses.key: None}))
+            return found
+
+        key, is_new = transaction.get_or_insert(first, find, insert, attempts=2 if is_once else 1)
+        return None if key is None else self._announce(key, is_new=is_new)
+
+    def _find_again(self) -> ResponseColumns | None:
+        found: Stored | None = find_response(self._transaction, self._row)
+        return None if found is None else self._announce(found.id)
+
+    def _announce(self, key: int, *, is_new: bool = True) -> ResponseColumns:
+        """Return the object of a row. If it was just written, its signal is sent after the commit."""
+        if is_new and response_recorded.receivers:
+            send_after_commit(self._state, self._transaction, response_recorded, [key])
+        return object_handle(self._transaction.session, self._transaction.database.models.response, key)
+
+
+def void_response(state: AppState, response: ResponseColumns, reason: str, *, commit: bool) -> ResponseColumns:
+    """Take a response out of all counts and credit. Return the record of the voiding."""
+    reason = _check_word("reason", reason, _MAX_REASON)
+    model = state.database.models.response
+    transaction = open_transaction(state.database, commit=commit)
+    key = f"response:{response.id}"
+    identity = digest(VOID, key)
+    select = sa.select(model).where(model.identity == identity)
+
+    def insert() -> ResponseColumns:
+        params = {"response": response.id, "reason": reason, "ignored": response.ignored}
+        transaction.lock()
+        if response.ignored is None:
+            correct_totals(transaction, [(response.referral_id, response.action, response.created_at)], -1)
+        response.ignored = "void"
+        record = model(
+            referral_id=response.referral_id,
+            user_id=response.user_id,
+            action=VOID,
+            key=key,
+            identity=identity,
+            target_type=response.target_type,
+            target_id=response.target_id,
+            ignored="void",
+            params=params,
+        )
+        transaction.session.add(record)
+        transaction.session.flush()
+        return record
+
+    def work() -> ResponseColumns:
+        record, is_new = transaction.get_or_insert(select, state.database.first_object, insert, attempts=1)
+        if is_new:
+            transaction.has_written = True
+            send_after_commit(state, transaction, response_recorded, [record.id])
+        return t.cast("ResponseColumns", record)
+
+    return transaction.run(work)
