@@ -1,19 +1,10 @@
-"""Referral links for Flask: pass on a link, and see who brought whom."""
+"""Referral links for Flask: give users links to share, and see which links bring clicks, sign-ups and sales."""
 
-from .exceptions import CodeTakenError
-from .exceptions import ConfigurationError
-from .exceptions import InvalidValueError
-from .exceptions import ReferralsError
-from .exceptions import TooManyGuessesError
-from .extension import Referrals
-from .models import ReferralMixin
-from .models import ReferralResponseMixin
-from .proxies import Referral
-from .proxies import ReferralResponse
-from .proxies import current_referrals
-from .signals import referral_created
-from .signals import response_recorded
-from .signals import user_linked_to_response
+from .exceptions import CodeTakenError, ConfigurationError, InvalidValueError, ReferralsError, TooManyGuessesError
+from .extension import Referrals, current_referrals
+from .models import ReferralMixin, ReferralResponseMixin
+from .proxies import Referral, ReferralResponse
+from .signals import referral_created, response_recorded, user_linked_to_response
 
 __all__ = [
     "CodeTakenError",

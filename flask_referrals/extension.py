@@ -1,60 +1,44 @@
-"""The extension: what an app is given, and what a host says about itself."""
+"""The extension: what a host gives an app, and what it says about itself."""
 
 import typing as t
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from flask import Flask
-from flask import got_request_exception
-from flask_sqlalchemy import SQLAlchemy
-from werkzeug.wrappers import Request
+from flask import Flask, got_request_exception
+from werkzeug.local import LocalProxy
 
-from . import cli
-from . import config
-from . import joining
-from . import registry
-from . import retention
-from . import targets
-from . import templating
-from . import views
-from . import visitors
-from .attaching import GuessLimit
-from .context import EXTENSION_KEY
-from .context import AppState
-from .context import current_state
+from . import cli, logins, templating
+from .actors import classes_with_own_id, require_user_key
+from .db.build import Choices
+from .db.keys import table_name
+from .db.replica import Reports
 from .exceptions import ConfigurationError
-from .identity import user_id
-from .models import ReferralMixin
-from .models import ReferralResponseMixin
-from .queued import Recorder
+from .hosts import find_host, make_database
+from .limits import GuessLimit
+from .models import ReferralMixin, ReferralResponseMixin
+from .privacy import forget_user
+from .settings import Settings
+from .state import EXTENSION_KEY, AppState, current_state
+from .types import Hooks, Recorder, TargetType
+from .views import create_blueprint
+from .web.client import resolve_request
+from .web.visitor_key import VisitorKeys
 
 F = t.TypeVar("F", bound=Callable[..., t.Any])
 
 
-@dataclass
-class Hooks:
-    """The host's own callables; ``None``: what the extension does by itself."""
-
-    user_loader: Callable[[], t.Any] | None = None
-    code_generator: Callable[[ReferralMixin], str] | None = None
-    client_ip: Callable[[Request], str | None] | None = None
-    responses_filter: Callable[..., t.Any] | None = None
-    classifier: Callable[[Request], str | None] | None = None
-    consent: Callable[[Request], bool] | None = None
-
-
 class Referrals:
-    """Lets the users of a Flask site pass on links, and tells who brought whom.
+    """Gives the users of a Flask site referral links, and shows which links bring clicks, sign-ups and sales.
 
     Nothing of an app is kept here: one instance serves many apps.
 
     :param app: call :meth:`init_app` with it at once.
     :param user_model: the host's users, a model with a primary key of one column. Without it users are told apart by
-        Flask-Login's ``get_id()``, and no foreign key leads to them.
+        Flask-Login's ``get_id()``, which must never change, and no foreign key leads to them. Choose before the first
+        migration.
     :param referral_model: the host's own subclass of :class:`.ReferralMixin`; needed only when there are several.
     :param response_model: the host's own subclass of :class:`.ReferralResponseMixin`; likewise.
-    :param recorder: takes each click, a dict that is JSON, and returns once it is safe; somebody hands it to
-        :func:`.queued.store` later. Without it a click is stored before it is answered.
+    :param recorder: takes each click, a dict that can be written as JSON, and returns once it is safe; a worker hands
+        it to :func:`.queue.store` later. Without a recorder a click is stored before the response.
     """
 
     def __init__(
@@ -66,12 +50,10 @@ class Referrals:
         response_model: type[ReferralResponseMixin] | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        self._user_model = user_model
-        self._referral_model = referral_model
-        self._response_model = response_model
+        self._choices = Choices(user_model, referral_model, response_model)
         self._recorder = recorder
         self.hooks: Hooks = Hooks()
-        self.targets: dict[str, targets.TargetType] = {}
+        self.targets: dict[str, TargetType] = {}
         if app is not None:
             self.init_app(app)
 
@@ -86,52 +68,60 @@ class Referrals:
     ) -> None:
         """Give an app its models, its two routes under ``REFERRALS_URL_PREFIX``, and its template functions.
 
-        Call it after ``db.init_app(app)``. The parameters are those of the constructor, and win over them.
+        Call it after ``db.init_app(app)``. The settings are read here, once. The parameters are those of the
+        constructor, and override them.
 
-        :raises ConfigurationError: the database or the secret key is missing, a setting cannot be used, the app has
+        :raises ConfigurationError: the database or the secret key is missing, a setting is invalid, the app has
             referrals already, or its models do not belong together.
         """
         if EXTENSION_KEY in app.extensions:
             raise ConfigurationError("This app has referrals already: call 'referrals.init_app(app)' once.")
-        db = app.extensions.get("sqlalchemy")
-        if not isinstance(db, SQLAlchemy):
-            raise ConfigurationError("This app has no Flask-SQLAlchemy: call 'db.init_app(app)' before the referrals'.")
-        config.apply(app)
-        models = registry.get_models(
-            db,
-            user_model=user_model or self._user_model,
-            referral_model=referral_model or self._referral_model,
-            response_model=response_model or self._response_model,
+        choices = Choices(
+            user_model or self._choices.user,
+            referral_model or self._choices.referral,
+            response_model or self._choices.response,
         )
-        app.extensions[EXTENSION_KEY] = AppState(
-            self, db, models, GuessLimit(), recorder if recorder is not None else self._recorder
+        db = find_host(app)
+        for name, default in Settings.defaults().items():
+            app.config.setdefault(name, default)
+        settings = Settings.from_config(app.config)
+        database = make_database(app, db, choices)
+        state = app.extensions[EXTENSION_KEY] = AppState(
+            app=app,
+            extension=self,
+            settings=settings,
+            database=database,
+            hooks=self.hooks,
+            target_types=self.targets,
+            visitor_keys=VisitorKeys(app, settings, self.hooks),
+            reports=Reports(database, settings.report_bind),
+            guesses=GuessLimit(),
+            recorder=recorder if recorder is not None else self._recorder,
         )
-        app.register_blueprint(views.blueprint, url_prefix=app.config["REFERRALS_URL_PREFIX"])
-        if app.config["REFERRALS_QUERY_PARAM"]:
-            app.before_request(views.follow_from_query)
+        app.register_blueprint(create_blueprint(state), url_prefix=settings.url_prefix)
         app.cli.add_command(cli.group)
         templating.init_app(app)
-        got_request_exception.connect(visitors.restore, app)
+        got_request_exception.connect(_on_failure, app)
         _follow_logins(app)
-        _warn(app)
+        _warn(state)
 
     @property
     def Referral(self) -> type[ReferralMixin]:
         """The current app's concrete referral model, for ``relationship(referrals.Referral)``."""
-        return current_state().models.referral
+        return t.cast("type[ReferralMixin]", current_state().database.models.referral)
 
     @property
     def ReferralResponse(self) -> type[ReferralResponseMixin]:
         """The current app's concrete response model."""
-        return current_state().models.response
+        return t.cast("type[ReferralResponseMixin]", current_state().database.models.response)
 
     def user_loader(self, function: F) -> F:
-        """Decorate a function that returns the user of the current request, or ``None``; instead of Flask-Login."""
+        """Decorate a function that returns the user of the current request, or ``None``. It replaces Flask-Login."""
         self.hooks.user_loader = function
         return function
 
     def code_generator(self, function: F) -> F:
-        """Decorate a function that makes the code of a new referral, which it is given.
+        """Decorate a function that returns the code of a new referral, which it is given.
 
         It is called again, up to ten times, when the code is taken.
         """
@@ -146,49 +136,50 @@ class Referrals:
     def responses_filter(self, function: F) -> F:
         """Decorate ``function(responses, *, user, referral)`` that narrows a select of responses before it is listed.
 
-        It is given the select, and either the user whose referrals' responses are listed or the referral.
+        It is given the select, and either the owner whose links' responses are listed or the referral.
         """
         self.hooks.responses_filter = function
         return function
 
     def classifier(self, function: F) -> F:
-        """Decorate a function that returns why a request on a link is no click, in at most 20 characters, or ``None``.
+        """Decorate a function that returns the reason to ignore a click, in at most 20 characters, or ``None``.
 
-        It is asked when nothing else has told so.
+        It is given the request, and called when nothing else has found a reason.
         """
         self.hooks.classifier = function
         return function
 
     def consent(self, function: F) -> F:
-        """Decorate a function that says whether a request's visitor may be given a key and recognised later."""
+        """Decorate a function that returns whether a request's visitor may have a key and be recognised later."""
         self.hooks.consent = function
         return function
 
     def link_user(self, user: t.Any, *, commit: bool = True) -> None:
-        """Make what the current visitor did so far that of a user: call it at login, where Flask-Login does not.
+        """Join the history of the current visitor to a user. Call it at login, unless Flask-Login does the login.
 
-        All responses that nobody has claimed get the user in one UPDATE, the visitor's key is dropped, and
+        All unclaimed responses of the visitor get the user in one UPDATE, the visitor key is dropped, and
         ``user_linked_to_response`` is sent for each. It works after ``session.clear()`` too.
 
-        :param user: the user; one without a primary key yet is flushed first.
-        :param commit: commit the session; ``False`` flushes only, inside the host's transaction.
-        :raises InvalidValueError: it is no user of this app.
+        :param user: the user. A user without a primary key yet is flushed first.
+        :param commit: commit the session; ``False`` only flushes, in the host's transaction.
+        :raises InvalidValueError: the user is anonymous, or not a user of this app.
         """
-        joining.link_user(user, commit=commit)
+        logins.link_user(current_state(), resolve_request(), user, commit=commit)
 
     def forget_user(self, user: t.Any, *, commit: bool = True) -> None:
-        """Take a user out of both tables: call it before you delete their account.
+        """Remove a user from both tables. Call it before you delete their account.
 
-        Their responses stay, and count, but tell nobody's name, address, referrer, agent or key. Their links lead on,
-        and are nobody's: without a label, expired; whoever came by them stays bound to them. Where the user is the
-        target of a row, it has none.
+        Their responses stay and count, but hold no user, address, referrer, agent or key. Their links still redirect,
+        without an owner or a label, and are no longer tracked; users who came by them stay bound to them. Where the
+        user is the target of a row, the row has none.
 
         :param user: the user.
-        :param commit: commit the session after every 1,000 rows, so that a call that failed goes on when it is
-            repeated; ``False`` flushes only, inside the host's transaction.
-        :raises InvalidValueError: it is no user of this app.
+        :param commit: commit the session after every 1,000 rows, so that a call that failed continues when it is
+            repeated; ``False`` only flushes, in the host's transaction.
+        :raises InvalidValueError: the user is anonymous, or not a user of this app.
         """
-        retention.forget_user(user_id(user), commit=commit)
+        state = current_state()
+        forget_user(state, require_user_key(state, user), commit=commit)
 
     def register_target(
         self,
@@ -197,31 +188,40 @@ class Referrals:
         load: Callable[[str], t.Any] | None = None,
         can_refer: Callable[[t.Any, t.Any], bool] | None = None,
     ) -> None:
-        """Let users make links to the instances of a model with the form.
+        """Let users create links to the instances of a model with the form.
 
         :param model: the class.
-        :param name: how the kind is called in the database, at most 100 characters; by default its table's name.
-        :param load: finds an instance by its key, which it is given as text; by default by primary key.
-        :param can_refer: ``can_refer(user, target)`` says whether a user may; by default everyone may.
-        :raises ConfigurationError: the name is taken by another model, or too long.
+        :param name: the name of the type in the database, at most 100 characters; by default its table's name.
+        :param load: returns an instance by its key, as text; by default it is read by primary key.
+        :param can_refer: ``can_refer(user, target)`` returns whether a user may refer to it; by default everyone may.
+        :raises ConfigurationError: the name is too long, or belongs to another model.
         """
-        name = name or targets.table_name(model)
+        name = name or table_name(model)
         if len(name) > 100 or (name in self.targets and self.targets[name].model is not model):
             raise ConfigurationError(f"The target name {name!r} is too long, or another model's.")
-        self.targets[name] = targets.TargetType(model, load, can_refer)
+        self.targets[name] = TargetType(model, load, can_refer)
 
 
-def _warn(app: Flask) -> None:
-    if app.config["SESSION_COOKIE_SAMESITE"] == "Strict" and app.config["REFERRALS_COOKIE"] is None:
+#: The :class:`Referrals` of the current app.
+current_referrals: Referrals = t.cast(Referrals, LocalProxy(lambda: current_state().extension))
+
+
+def _warn(state: AppState) -> None:
+    app, settings = state.app, state.settings
+    if app.config["SESSION_COOKIE_SAMESITE"] == "Strict" and settings.cookie is None:
         app.logger.warning(
             "SESSION_COOKIE_SAMESITE is 'Strict': a click from another site arrives without the session, and the key "
             "that it sets replaces it, so that users are logged out. Set REFERRALS_COOKIE to the name of a cookie."
         )
     is_public = not (app.debug or app.testing)
-    names = ("REFERRALS_BASE_URL", "SERVER_NAME", "TRUSTED_HOSTS")
-    if is_public and not any(app.config.get(name) for name in names):
+    if is_public and not any((settings.base_url, app.config["SERVER_NAME"], app.config.get("TRUSTED_HOSTS"))):
+        app.logger.warning("Links use the request's Host header. Set REFERRALS_BASE_URL or TRUSTED_HOSTS.")
+    for name in classes_with_own_id(state) if state.database.models.user is None else ():
         app.logger.warning(
-            "Links are made with whatever host name a request brings. Set REFERRALS_BASE_URL or TRUSTED_HOSTS."
+            "%s has its own get_id(), and users are stored by it: when it changes, a user loses all links and credit. "
+            "Pass user_model=%s to Referrals before the first migration.",
+            name,
+            name,
         )
 
 
@@ -230,6 +230,18 @@ def _follow_logins(app: Flask) -> None:
         import flask_login
     except ImportError:  # it is not required
         return
-    flask_login.user_logged_in.connect(joining.link_at_login, app)
-    flask_login.user_loaded_from_cookie.connect(joining.link_at_login, app)
-    flask_login.user_logged_out.connect(joining.forget_at_logout, app)
+    flask_login.user_logged_in.connect(_on_login, app)
+    flask_login.user_loaded_from_cookie.connect(_on_login, app)
+    flask_login.user_logged_out.connect(_on_logout, app)
+
+
+def _on_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
+    logins.join_at_login(current_state(), user)
+
+
+def _on_logout(app: Flask, user: t.Any = None, **extra: t.Any) -> None:
+    logins.drop_key_at_logout(current_state(), user)
+
+
+def _on_failure(app: Flask, **extra: t.Any) -> None:
+    logins.restore_key(current_state())

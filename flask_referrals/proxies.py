@@ -1,40 +1,32 @@
-"""The names a host imports: classes that stand for the current app's models, as ``flask.request`` for the request."""
+"""The names that a host imports: they stand for the current app's models, as ``flask.request`` does for the request."""
 
 import typing as t
 from collections.abc import Callable
 
-from sqlalchemy import inspect
-from sqlalchemy import inspection
-from werkzeug.local import LocalProxy
+from sqlalchemy import inspect, inspection
 
-from .context import current_state
-from .models import ReferralMixin
-from .models import ReferralResponseMixin
+from .models import ReferralMixin, ReferralResponseMixin
+from .state import current_state
 
 if t.TYPE_CHECKING:
-    from typing import final
 
-    from .extension import Referrals
-
-    @final
+    @t.final
     class Referral(ReferralMixin):
         """The current app's referral model."""
 
-    @final
+    @t.final
     class ReferralResponse(ReferralResponseMixin):
         """The current app's response model."""
-
-    current_referrals: Referrals
 
 else:
 
     class _ModelProxy(type):
-        """Forwards what is done with the class to the current app's model."""
+        """Forwards everything to the current app's model."""
 
         _resolve: Callable[[], type[t.Any]]
 
         def __getattr__(cls, name: str) -> t.Any:
-            # Python and its tools look for special names on any class: only SQLAlchemy's are the model's.
+            # Python and its tools look for special names on any class. Only SQLAlchemy's are the model's.
             if name.startswith("__") and name not in ("__table__", "__tablename__", "__mapper__", "__clause_element__"):
                 raise AttributeError(name)
             return getattr(cls._resolve(), name)
@@ -48,17 +40,15 @@ else:
         def __subclasscheck__(cls, subclass: type) -> bool:
             return issubclass(subclass, cls._resolve())
 
-    # The one underscore name of SQLAlchemy in use here, so that select(Referral) and session.get(Referral, 1) work.
+    # The one private name of SQLAlchemy here: it makes select(Referral) and session.get(Referral, 1) work.
     inspection._inspects(_ModelProxy)(lambda proxy: inspect(proxy._resolve()))
 
     class Referral(metaclass=_ModelProxy):
         """The current app's referral model."""
 
-        _resolve = staticmethod(lambda: current_state().models.referral)
+        _resolve = staticmethod(lambda: current_state().database.models.referral)
 
     class ReferralResponse(metaclass=_ModelProxy):
         """The current app's response model."""
 
-        _resolve = staticmethod(lambda: current_state().models.response)
-
-    current_referrals = LocalProxy(lambda: current_state().extension)
+        _resolve = staticmethod(lambda: current_state().database.models.response)

@@ -1,26 +1,28 @@
-"""What a template can use: two functions and a filter."""
+"""Functions and filters for templates."""
 
 import typing as t
 from collections.abc import Sequence
 
-from flask import Flask
-from flask import current_app
-from flask import render_template
+from flask import Flask, render_template
 from markupsafe import Markup
+from sqlalchemy.exc import SQLAlchemyError
 
-from . import targets
+from .db.transactions import recover
+from .failures import log_failure
 from .models import ReferralResponseMixin
-from .reporting import filtered_responses
+from .reports import counted_responses
+from .state import current_state
+from .targets import to_token
 
 
 def create_referral_form(url: str, target: t.Any = None, label: str = "") -> Markup:
-    """Render the form with which the logged-in user makes a link; ``referrals/_create_referral_form.html``.
+    """Render the form that creates a link for the logged-in user; ``referrals/_create_referral_form.html``.
 
     :param url: where the link will lead.
-    :param target: the object it is about, of a registered model.
+    :param target: the object that it is about, of a registered model.
     :param label: the link's label.
     """
-    token = targets.to_token(target) if target is not None else None
+    token = to_token(current_state(), target) if target is not None else None
     form = render_template("referrals/_create_referral_form.html", redirect_to=url, target=token, label=label)
     return Markup(form)  # noqa: S704 (the template escapes)
 
@@ -28,19 +30,29 @@ def create_referral_form(url: str, target: t.Any = None, label: str = "") -> Mar
 def referral_responses(user: t.Any, limit: int | None = None) -> Sequence[ReferralResponseMixin]:
     """Return the counted responses to all links of a user, newest first.
 
-    :param user: the user; somebody who is not logged in has none.
+    A database failure is logged and the list is empty then, except in debug and testing mode.
+
+    :param user: the owner. An anonymous user has none.
     :param limit: the most to return.
     """
-    return filtered_responses(user=user, limit=limit)
+    state = current_state()
+    try:
+        return counted_responses(state, user=user, limit=limit)
+    except SQLAlchemyError:
+        if state.raises_failures:
+            raise
+        log_failure("Could not list the responses to a user's links.")
+        recover(state.database)
+        return []
 
 
 def action_display(action: str) -> str:
     """Return the words for an action from ``REFERRALS_ACTION_DISPLAY``, or the action itself."""
-    return str(current_app.config["REFERRALS_ACTION_DISPLAY"].get(action, action))
+    return str(current_state().settings.action_display.get(action, action))
 
 
 def init_app(app: Flask) -> None:
-    """Give an app's templates the functions and the filter."""
+    """Add the functions and the filter to an app's templates."""
     app.add_template_global(create_referral_form)
     app.add_template_global(referral_responses)
     app.add_template_filter(action_display)
