@@ -1,25 +1,36 @@
 """``flask referrals …``."""
 
+from importlib.metadata import EntryPoint, entry_points
+
 import click
 from flask.cli import AppGroup
 
+#: Other packages add commands here: each entry point is a click command, under its name.
+ENTRY_POINT_GROUP = "flask_referrals.commands"
 
-class _Referrals(AppGroup):
-    """Imports its commands when one is asked for: a site that serves pages needs none of them."""
+#: The entry points of this package, for a copy of it that was not installed and so has no metadata.
+_OWN = (EntryPoint("import", "flask_referrals.contrib.pinax.cli:import_", ENTRY_POINT_GROUP),)
+
+
+class LazyGroup(AppGroup):
+    """Import a command when the command line asks for it, so that a web worker loads none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        self._gather()
-        return super().list_commands(ctx)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        self._gather()
-        return super().get_command(ctx, cmd_name)
-
-    def _gather(self) -> None:
         from .commands import COMMANDS
 
-        for command in COMMANDS:
-            self.add_command(command)
+        return sorted({*super().list_commands(ctx), *COMMANDS, *_find_entry_points()})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from .commands import COMMANDS
+
+        command = COMMANDS.get(cmd_name) or super().get_command(ctx, cmd_name)
+        if command is None and (entry_point := _find_entry_points().get(cmd_name)) is not None:
+            command = entry_point.load()
+        return command
 
 
-group: AppGroup = _Referrals("referrals", short_help="Links, their responses, and the tables of both.")
+def _find_entry_points() -> dict[str, EntryPoint]:
+    return {each.name: each for each in (*_OWN, *entry_points(group=ENTRY_POINT_GROUP))}
+
+
+group: AppGroup = LazyGroup("referrals", help="Manage referral links, their responses and their tables.")

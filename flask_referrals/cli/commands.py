@@ -1,39 +1,29 @@
-"""The commands of ``flask referrals``, gathered."""
+"""The commands of ``flask referrals`` by name."""
 
 import click
 
 from .doctor import doctor
-from .explain import explain
-from .explain import simulate
-from .links import create
-from .links import expire
-from .links import list_
-from .links import show
-from .migrations import check
-from .migrations import revision
-from .privacy import anonymize
-from .privacy import export_user
-from .privacy import forget_user
-from .privacy import purge
+from .explain import explain, simulate
+from .export import export
+from .links import create, expire, list_, show
+from .migrations import check, revision
+from .privacy import anonymize, export_user, forget_user, purge
 from .rollup import rollup
-from .transfer import export
-from .transfer import import_
 
-COMMANDS: tuple[click.Command, ...] = (
-    create,
-    list_,
-    show,
-    expire,
-    explain,
-    simulate,
-    import_,
-    export,
-    purge,
-    anonymize,
-    export_user,
-    forget_user,
-    rollup,
-    revision,
-    check,
-    doctor,
-)
+COMMANDS: dict[str, click.Command] = {
+    "anonymize": anonymize,
+    "check": check,
+    "create": create,
+    "doctor": doctor,
+    "expire": expire,
+    "explain": explain,
+    "export": export,
+    "export-user": export_user,
+    "forget-user": forget_user,
+    "list": list_,
+    "purge": purge,
+    "revision": revision,
+    "rollup": rollup,
+    "show": show,
+    "simulate": simulate,
+}

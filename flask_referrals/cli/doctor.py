@@ -1,52 +1,59 @@
-"""``flask referrals doctor``: what is amiss in an app's set-up, and what to do about it."""
+"""``flask referrals doctor``."""
 
 import typing as t
-from collections.abc import Callable
-from collections.abc import Iterator
-from dataclasses import asdict
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from urllib.parse import urlsplit
+from functools import partial
+from urllib.parse import SplitResult, urlsplit
 
 import click
 import sqlalchemy as sa
-from flask import current_app
+from flask import Flask
 from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.sansio.utils import host_is_trusted
 
-from .. import config
-from ..context import current_state
-from .migrations import differences_of_tables
-from .migrations import in_words
-from .output import as_json
-from .output import echo_json
+from ..actors import classes_with_own_id
+from ..state import AppState, current_state
+from .migrations import find_differences, how_to_migrate, in_words
+from .output import as_json, echo_json
 
-OK, WARNING, ERROR = "ok", "warning", "error"
+_COLORS = {"ok": "green", "warning": "yellow", "error": "red"}
 
-_SHORTEST_KEY = 16
-_GOOD_KEY = 32
-#: After how many seconds application servers give a request up, by default: gunicorn's and nginx's are 30 and 60.
-_LONG_WAIT = 10
-_NEW_KEY = """make one with: python -c "import secrets; print(secrets.token_hex(32))\""""
-_COLORS = {OK: "green", WARNING: "yellow", ERROR: "red"}
+_MIN_KEY_LENGTH, _GOOD_KEY_LENGTH = 16, 32
+_NEW_KEY = """the output of: python -c "import secrets; print(secrets.token_hex(32))\""""
+
+#: Application servers give up a request after 30 seconds (gunicorn) or 60 (nginx).
+_MAX_LOCK_SECONDS = 10
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A line of the report.
-
-    :param level: :data:`OK`, :data:`WARNING` or :data:`ERROR`.
-    :param check: what was looked at.
-    :param found: how it is.
-    :param cure: what to do.
-    """
+    """What a check found, and how to fix it; an error means that something cannot work."""
 
     level: str
-    check: str
-    found: str
-    cure: str = ""
+    message: str
+    fix: str = ""
+
+
+ok: partial[Finding] = partial(Finding, "ok")
+warning: partial[Finding] = partial(Finding, "warning")
+error: partial[Finding] = partial(Finding, "error")
+
+Check = Callable[[AppState], Finding | None]
+_CHECKS: dict[str, Check] = {}
+
+
+def check(name: str) -> Callable[[Check], Check]:
+    """Register a check under the name that the report shows. It returns ``None`` if it does not apply."""
+
+    def register(function: Check) -> Check:
+        _CHECKS[name] = function
+        return function
+
+    return register
 
 
 @click.command()
@@ -54,247 +61,238 @@ class Finding:
 @with_appcontext
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Look the set-up over, and say what to do; fail if something cannot work."""
-    findings = list(examine())
-    for finding in findings:
+    """Check the set-up, and say how to fix problems.
+
+    Exits with status 1 if something cannot work.
+    """
+    has_error = False
+    for name, finding in run_checks(current_state()):
+        has_error |= finding.level == "error"
         if as_json:
-            echo_json(asdict(finding))
-        else:
-            level = click.style(f"{finding.level:7}", fg=_COLORS[finding.level])
-            click.echo(f"{level}  {finding.check}: {finding.found}")
-            if finding.cure:
-                click.echo(f"         {finding.cure}")
-    if any(finding.level == ERROR for finding in findings):
+            echo_json({"check": name, **asdict(finding)})
+            continue
+        click.echo(f"{click.style(f'{finding.level:7}', fg=_COLORS[finding.level])}  {name}: {finding.message}")
+        if finding.fix:
+            click.echo(f"         {finding.fix}")
+    if has_error:
         ctx.exit(1)
 
 
-def examine() -> Iterator[Finding]:
-    """Yield what was found, check by check."""
-    for check in _CHECKS:
-        yield from check()
-
-
-def _tables() -> Iterator[Finding]:
-    try:
-        differences = differences_of_tables()
-    except SQLAlchemyError as error:
-        found = f"the database does not answer: {_reason(error)}"
-        yield Finding(ERROR, "tables", found, "Look at SQLALCHEMY_DATABASE_URI.")
-        return
-    except ImportError:
-        yield Finding(WARNING, "tables", "not compared, for Alembic is not installed", "Install Flask-Migrate.")
-        return
-    for difference in differences:
-        cure = "Run 'flask db migrate' or 'flask referrals revision', then 'flask db upgrade'."
-        yield Finding(ERROR, "tables", in_words(difference), cure)
-    if not differences:
-        yield Finding(OK, "tables", "as the models say")
-
-
-def _engine() -> sa.Engine:
-    state = current_state()
-    bind_key = sa.inspect(state.models.response).local_table.metadata.info.get("bind_key")
-    return state.db.engines[bind_key]
-
-
-def _locks() -> Iterator[Finding]:
-    engine = _engine()
-    if engine.dialect.name == "sqlite":
-        timeout = config.duration("REFERRALS_LOCK_TIMEOUT")
-        found = (
-            f"a click waits for at most {timeout.total_seconds():g} s"
-            if timeout
-            else "a click waits as the host set it"
-        )
-        yield Finding(OK, "locks", found)
-        return
-    is_postgresql = engine.dialect.name == "postgresql"
-    sql = "SELECT setting::int / 1000.0 FROM pg_settings WHERE name = 'lock_timeout'"
-    try:
-        with engine.connect() as connection:
-            seconds = float(
-                connection.exec_driver_sql(sql if is_postgresql else "SELECT @@lock_wait_timeout").scalar_one()
+def run_checks(state: AppState) -> Iterator[tuple[str, Finding]]:
+    """Run all checks, and yield the name and finding of each."""
+    for name, function in _CHECKS.items():
+        try:
+            finding = function(state)
+        except SQLAlchemyError as failure:
+            reason = str(getattr(failure, "orig", failure)).splitlines()[0]
+            finding = error(
+                f"The database raised an error: {reason}",
+                fix="Check SQLALCHEMY_DATABASE_URI and SQLALCHEMY_BINDS, and that the database runs.",
             )
-    except SQLAlchemyError:
-        return  # the check of the tables has said so
-    if 0 < seconds <= _LONG_WAIT:
-        yield Finding(OK, "locks", f"a click waits for at most {seconds:g} s")
-    else:
-        found = (
-            f"a click waits for {f'{seconds:g} s' if seconds else 'ever'} while a table is locked, as by a migration"
+        if finding is not None:
+            yield name, finding
+
+
+@check("tables")
+def _check_tables(state: AppState) -> Finding:
+    differences = find_differences(state)
+    if differences:
+        return error(
+            f"They differ from the models. {'; '.join(map(in_words, differences))}.", fix=how_to_migrate(state)
         )
-        cure = "Set the timeouts of the engine's connections as docs/security.rst shows."
-        yield Finding(WARNING, "locks", found, cure)
+    return ok("They match the models.")
 
 
-def _reports() -> Iterator[Finding]:
-    key = current_app.config["REFERRALS_REPORT_BIND"]
-    if key is None:
-        return
-    state = current_state()
-    try:
-        with state.db.engines[key].connect() as connection:
-            connection.execute(sa.select(state.models.response.id).limit(1))
-    except SQLAlchemyError as error:
-        found = f"the bind {key!r} does not answer: {_reason(error)}"
-        yield Finding(ERROR, "reports", found, "Look at SQLALCHEMY_BINDS.")
-    else:
-        yield Finding(OK, "reports", f"read on the bind {key!r}")
-
-
-def _foreign_keys() -> Iterator[Finding]:
-    engine = _engine()
+@check("foreign keys")
+def _check_foreign_keys(state: AppState) -> Finding | None:
+    engine = state.database.engine
     if engine.dialect.name != "sqlite":
-        return
+        return None
     with engine.connect() as connection:
-        enforced = connection.exec_driver_sql("PRAGMA foreign_keys").scalar()
-    if enforced:
-        yield Finding(OK, "foreign keys", "SQLite enforces them")
+        if connection.exec_driver_sql("PRAGMA foreign_keys").scalar():
+            return ok("SQLite enforces them.")
+    return warning(
+        "SQLite does not enforce them. Rows keep the key of a deleted user, and the next user may get that key.",
+        fix="Run 'PRAGMA foreign_keys=ON' in a listener for the engine's 'connect' event.",
+    )
+
+
+@check("locks")
+def _check_locks(state: AppState) -> Finding | None:
+    engine = state.database.engine
+    if engine.dialect.name == "sqlite":
+        timeout = state.settings.lock_timeout
+        limit = f"at most {timeout.total_seconds():g} s" if timeout else "as long as the engine's timeout"
+        return ok(f"A click waits {limit} for a lock.")
+    if engine.dialect.name == "postgresql":
+        sql = "SELECT setting::int / 1000.0 FROM pg_settings WHERE name = 'lock_timeout'"
+        arguments = {"options": "-c lock_timeout=2s"}
+    elif engine.dialect.name in ("mariadb", "mysql"):
+        sql = "SELECT @@lock_wait_timeout"
+        arguments = {"init_command": "SET lock_wait_timeout=2, innodb_lock_wait_timeout=2"}
     else:
-        yield Finding(
-            WARNING,
-            "foreign keys",
-            "SQLite does not enforce them: rows keep naming a deleted user, whose key the next user may get",
-            "Send 'PRAGMA foreign_keys=ON' in a listener for the engine's 'connect' event.",
+        return None
+    with engine.connect() as connection:
+        seconds = float(connection.exec_driver_sql(sql).scalar_one())
+    if 0 < seconds <= _MAX_LOCK_SECONDS:
+        return ok(f"A click waits at most {seconds:g} s for a lock.")
+    limit = f"up to {seconds:g} s" if seconds else "without limit"
+    return warning(
+        f"A click waits {limit} for a lock, for example while a migration changes a table.",
+        fix=f"Set SQLALCHEMY_ENGINE_OPTIONS = {{'connect_args': {arguments}}}.",
+    )
+
+
+@check("reports")
+def _check_reports(state: AppState) -> Finding | None:
+    bind = state.settings.report_bind
+    if bind is None:
+        return None
+    with state.database.get_engines()[bind].connect() as connection:
+        connection.execute(sa.select(state.database.models.response.id).limit(1))
+    return ok(f"They are read on the bind {bind!r}.")
+
+
+@check("SECRET_KEY")
+def _check_secret_key(state: AppState) -> Finding:
+    return _check_key(state.app.secret_key or "")
+
+
+@check("SECRET_KEY_FALLBACKS")
+def _check_fallbacks(state: AppState) -> Finding | None:
+    keys = state.app.config.get("SECRET_KEY_FALLBACKS")
+    return _check_key(min(keys, key=len)) if keys else None
+
+
+def _check_key(key: str | bytes) -> Finding:
+    if len(key) < _MIN_KEY_LENGTH:
+        message = f"It has only {len(key)} characters. Someone who guesses it can act as any visitor or user."
+        return error(message, fix=f"Replace it with {_NEW_KEY}")
+    if len(key) < _GOOD_KEY_LENGTH:
+        message = f"It has {len(key)} characters, which can be guessed unless they are random."
+        return warning(message, fix=f"If they are not random, replace the key with {_NEW_KEY}")
+    return ok(f"It has {len(key)} characters.")
+
+
+@check("base URL")
+def _check_base_url(state: AppState) -> Finding:
+    site = _site(state)
+    if site.netloc:
+        return ok(f"Links start with {site.geturl()}.")
+    return warning(
+        "Links can only be built during a request; commands and mail workers will fail.",
+        fix="Set REFERRALS_BASE_URL, for example to 'https://shop.example'.",
+    )
+
+
+@check("TRUSTED_HOSTS")
+def _check_trusted_hosts(state: AppState) -> Finding:
+    trusted, host = state.app.config.get("TRUSTED_HOSTS"), _site(state).netloc
+    if not trusted:
+        message = "It is not set, so a request can name any host."
+        if state.settings.base_url is None:
+            message += " Links start with the host that the request names."
+        return warning(message, fix="Set TRUSTED_HOSTS to the host names of the site.")
+    if host and not host_is_trusted(host, trusted):
+        return error(f"It lacks {host}, so every click on a link gets 400.", fix=f"Add {host!r} to TRUSTED_HOSTS.")
+    return ok(f"It is {', '.join(trusted)}.")
+
+
+@check("SESSION_COOKIE_SECURE")
+def _check_secure(state: AppState) -> Finding:
+    is_secure, scheme = state.app.config["SESSION_COOKIE_SECURE"], _site(state).scheme
+    if is_secure and scheme == "http":
+        return warning(
+            "It is True, but links start with http://, where browsers do not send the cookie.",
+            fix="Set PREFERRED_URL_SCHEME = 'https', or use https in REFERRALS_BASE_URL.",
         )
+    if scheme == "https" and not is_secure:
+        message = "It is not set, so browsers also send the session cookie over http."
+        return warning(message, fix="Set SESSION_COOKIE_SECURE = True.")
+    return ok(f"It is {bool(is_secure)}, and links start with {scheme}://.")
 
 
-def _secret_keys() -> Iterator[Finding]:
-    keys = [("SECRET_KEY", current_app.secret_key)]
-    keys += [("SECRET_KEY_FALLBACKS", key) for key in current_app.config.get("SECRET_KEY_FALLBACKS") or []]
-    for name, key in keys:
-        length = len(key or "")
-        if length < _SHORTEST_KEY:
-            found = f"only {length} characters: whoever guesses it can pass for any visitor, and any user"
-            yield Finding(ERROR, name, found, f"Replace it: {_NEW_KEY}")
-        elif length < _GOOD_KEY:
-            found = f"{length} characters; {_GOOD_KEY} random ones cannot be guessed"
-            yield Finding(WARNING, name, found, f"Unless it is random, {_NEW_KEY}")
-        else:
-            yield Finding(OK, name, f"{length} characters")
-
-
-def _address() -> Iterator[Finding]:
-    base_url, server_name = current_app.config["REFERRALS_BASE_URL"], current_app.config["SERVER_NAME"]
-    trusted = current_app.config.get("TRUSTED_HOSTS")
-    if base_url is None and server_name is None:
-        yield Finding(
-            WARNING,
-            "address",
-            "known from requests only: commands and mail workers cannot make links",
-            "Set REFERRALS_BASE_URL = 'https://your.site'.",
+@check("SESSION_COOKIE_SAMESITE")
+def _check_same_site(state: AppState) -> Finding:
+    same_site = str(state.app.config["SESSION_COOKIE_SAMESITE"] or "").capitalize()
+    if same_site == "Strict" and state.settings.cookie is None:
+        return error(
+            "It is Strict: a click from another site arrives without the session cookie, and the response replaces "
+            "that cookie. Users are logged out, and earlier clicks are lost.",
+            fix="Set REFERRALS_COOKIE to the name of a cookie for the visitor key, or SESSION_COOKIE_SAMESITE = 'Lax'.",
         )
-    else:
-        yield Finding(OK, "address", f"links begin with {base_url or f'{_scheme()}://{server_name}'}")
-    host = urlsplit(base_url).netloc if base_url else server_name
-    if trusted and host and not host_is_trusted(host, trusted):
-        found = f"{host}, where links lead, is not in it: every click gets 400"
-        yield Finding(ERROR, "TRUSTED_HOSTS", found, f"Add {host!r} to TRUSTED_HOSTS.")
-    elif trusted:
-        yield Finding(OK, "TRUSTED_HOSTS", ", ".join(trusted))
-    else:
-        found = "not set: a request may call this site what it likes"
-        if base_url is None:
-            found += ", and links are made with that name"
-        yield Finding(WARNING, "TRUSTED_HOSTS", found, "Set TRUSTED_HOSTS to the site's host names.")
-
-
-def _cookie() -> Iterator[Finding]:
-    scheme = _scheme()
-    secure = current_app.config["SESSION_COOKIE_SECURE"]
-    if secure and scheme == "http":
-        cure = "Set PREFERRED_URL_SCHEME = 'https', or the scheme of REFERRALS_BASE_URL."
-        found = "set, but links begin with http://, where the browser does not send the cookie back"
-        yield Finding(WARNING, "SESSION_COOKIE_SECURE", found, cure)
-    elif scheme == "https" and not secure:
-        found = "not set, though the site is on https: the cookie goes over http as well"
-        yield Finding(WARNING, "SESSION_COOKIE_SECURE", found, "Set SESSION_COOKIE_SECURE = True.")
-    else:
-        yield Finding(OK, "SESSION_COOKIE_SECURE", f"{bool(secure)}, and links begin with {scheme}://")
-
-    same_site = str(current_app.config["SESSION_COOKIE_SAMESITE"] or "").lower()
-    if same_site == "strict" and current_app.config["REFERRALS_COOKIE"] is None:
-        yield Finding(
-            ERROR,
-            "SESSION_COOKIE_SAMESITE",
-            "Strict: the browser withholds the cookie on a click from another site, and the answer replaces it: users "
-            "are logged out, and earlier clicks forgotten",
-            "Set REFERRALS_COOKIE to the name of a cookie for the visitor's key, or SESSION_COOKIE_SAMESITE = 'Lax'.",
+    if same_site == "None" and not state.app.config["SESSION_COOKIE_SECURE"]:
+        return error(
+            "It is None without SESSION_COOKIE_SECURE: browsers refuse the cookie, so no visitor is recognised.",
+            fix="Set SESSION_COOKIE_SAMESITE = 'Lax'.",
         )
-    elif same_site == "none" and not secure:
-        found = "None without SESSION_COOKIE_SECURE: browsers refuse the cookie, and nobody is recognised"
-        yield Finding(ERROR, "SESSION_COOKIE_SAMESITE", found, "Set SESSION_COOKIE_SAMESITE = 'Lax'.")
-    else:
-        yield Finding(OK, "SESSION_COOKIE_SAMESITE", same_site.capitalize() or "not set, which is Lax in most browsers")
+    return ok(f"It is {same_site}." if same_site else "It is not set, which means Lax in most browsers.")
 
 
-def _lifetime() -> Iterator[Finding]:
-    window, lifetime = config.duration("REFERRALS_ATTRIBUTION_WINDOW"), current_app.permanent_session_lifetime
+@check("attribution")
+def _check_attribution(state: AppState) -> Finding:
+    window, lifetime = state.settings.attribution_window, state.app.permanent_session_lifetime
     if window is not None and lifetime < window:
-        yield Finding(
-            WARNING,
-            "attribution",
-            f"visitors are forgotten with their session after {_days(lifetime)}, before the "
-            f"REFERRALS_ATTRIBUTION_WINDOW of {_days(window)} is over",
-            "Set PERMANENT_SESSION_LIFETIME to the window at least, and session.permanent = True in your views.",
+        return warning(
+            f"The attribution window is {_days(window)}, but visitors are forgotten after {_days(lifetime)}, when "
+            "their session ends.",
+            fix="Set PERMANENT_SESSION_LIFETIME to the window or more, and session.permanent = True in your views.",
         )
-        return
-    found = f"for {_days(window) if window is not None else 'ever'}; visitors' sessions live for {_days(lifetime)}"
-    yield Finding(OK, "attribution", f"{found} if your views set session.permanent, else as long as the browser")
+    limit = _days(window) if window is not None else "unlimited"
+    return ok(
+        f"The attribution window is {limit}. Sessions last {_days(lifetime)} if your views set session.permanent, and "
+        "otherwise until the browser is closed."
+    )
 
 
-def _proxy() -> Iterator[Finding]:
-    if current_state().extension.hooks.client_ip is not None:
-        yield Finding(OK, "proxy", "the host's own client_ip reads addresses")
-    elif _has_proxy_fix():
-        yield Finding(OK, "proxy", "ProxyFix is there; its numbers must be those of your proxies")
-    else:
-        # An application server rarely speaks https itself.
-        level = WARNING if _scheme() == "https" else OK
-        found = (
-            "ProxyFix is not there: behind a proxy, every visitor has the proxy's address, and https is taken for http"
-        )
-        cure = "Behind one proxy: app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)."
-        yield Finding(level, "proxy", found, cure)
+@check("proxy")
+def _check_proxy(state: AppState) -> Finding:
+    if state.hooks.client_ip is not None:
+        return ok("The client_ip function of the app reads the addresses.")
+    if _has_proxy_fix(state.app):
+        return ok("ProxyFix is set up. Its numbers must match your proxies.")
+    # An application server rarely speaks https itself.
+    return (warning if _site(state).scheme == "https" else ok)(
+        "ProxyFix is not set up. Behind a proxy, visitors have the address of the proxy, and https looks like http.",
+        fix="Behind one proxy, set app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1).",
+    )
 
 
-def _users() -> Iterator[Finding]:
-    state = current_state()
-    has_login = hasattr(current_app, "login_manager")
-    if state.extension.hooks.user_loader is None and not has_login:
-        found = "nobody is ever logged in: there is neither Flask-Login nor a user_loader"
-        cure = "Tell @referrals.user_loader who makes a request, and call referrals.link_user(user) at login."
-        yield Finding(WARNING, "users", found, cure)
-        return
-    how = "Flask-Login" if state.extension.hooks.user_loader is None else "the host's user_loader"
-    if state.models.user is None:
-        found = f"{how} tells who is logged in; they are stored by get_id(), without a foreign key"
-        yield Finding(OK, "users", found, "With user_model=User, rows follow the users when these are deleted.")
-    else:
-        yield Finding(OK, "users", f"{how} tells who is logged in, of {state.models.user.__name__}")
+@check("users")
+def _check_users(state: AppState) -> Finding:
+    if state.hooks.user_loader is not None:
+        return ok("The user_loader of the app returns the current user.")
+    if hasattr(state.app, "login_manager"):
+        return ok("Flask-Login returns the current user.")
+    return warning(
+        "All visitors are anonymous, because there is neither Flask-Login nor a user_loader.",
+        fix="Return the current user from @referrals.user_loader, and call referrals.link_user(user) at login.",
+    )
 
 
-_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _tables,
-    _foreign_keys,
-    _locks,
-    _reports,
-    _secret_keys,
-    _address,
-    _cookie,
-    _lifetime,
-    _proxy,
-    _users,
-)
+@check("user keys")
+def _check_user_keys(state: AppState) -> Finding:
+    user_model = state.database.models.user
+    if user_model is not None:
+        return ok(f"Users are stored by the primary key of {user_model.__name__}.")
+    names = sorted(classes_with_own_id(state))
+    if not names:
+        return ok("Users are stored by get_id(), without a foreign key.")
+    return warning(
+        f"Users are stored by {names[0]}.get_id(). When its value changes, for example when Flask-Security "
+        "changes a password, users lose their links and responses.",
+        fix=f"Pass user_model={names[0]} to Referrals before the first migration.",
+    )
 
 
-def _scheme() -> str:
-    base_url = current_app.config["REFERRALS_BASE_URL"]
-    return urlsplit(base_url).scheme if base_url else t.cast(str, current_app.config["PREFERRED_URL_SCHEME"])
+def _site(state: AppState) -> SplitResult:
+    """Return the URL that links start with; it has no host if only requests know that."""
+    config = state.app.config
+    return urlsplit(state.settings.base_url or f"{config['PREFERRED_URL_SCHEME']}://{config['SERVER_NAME'] or ''}")
 
 
-def _has_proxy_fix() -> bool:
-    layer: t.Any = current_app.wsgi_app
+def _has_proxy_fix(app: Flask) -> bool:
+    layer: t.Any = app.wsgi_app
     for _ in range(20):  # middlewares keep what they wrap under one of two names
         if isinstance(layer, ProxyFix):
             return True
@@ -302,9 +300,5 @@ def _has_proxy_fix() -> bool:
     return False
 
 
-def _reason(error: SQLAlchemyError) -> str:
-    return str(getattr(error, "orig", error)).splitlines()[0]
-
-
-def _days(duration: timedelta) -> str:
-    return str(duration).removesuffix(", 0:00:00")
+def _days(length: timedelta) -> str:
+    return str(length).removesuffix(", 0:00:00")

@@ -1,42 +1,49 @@
-"""``flask referrals explain | simulate``: why there is credit, and what a click would be."""
+"""``flask referrals explain | simulate``."""
 
 import typing as t
 
 import click
-import flask
-from flask import current_app
 from flask.cli import with_appcontext
+from werkzeug.wrappers import Request
 
-from .. import clicks
-from .. import clients
-from .. import explaining
-from .. import urls
-from ..attribution import Visitor
-from ..context import current_state
-from ..creation import CODE
-from ..identity import unwrapped
-from ..identity import user_key
-from .output import as_json
-from .output import echo_json
-from .output import echo_table
-
-if t.TYPE_CHECKING:
-    from ..models import ReferralResponseMixin
+from ..actors import parse_user_key
+from ..clicks import preview_click
+from ..credit import Verdict, explain_credit
+from ..state import AppState, current_state
+from ..types import ANONYMOUS, CODE, Actor, Anonymous
+from ..web.client import is_prefetch, resolve_request
+from ..web.urls import REDIRECT_ENDPOINT, location_of, path_of
+from .output import as_json, echo_json, echo_table
 
 _BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
 
 @click.command()
-@click.option("--user", metavar="KEY", help="Explain this user's credit, by primary key.")
-@click.option("--response", "response_id", type=int, metavar="ID", help="Explain that of whoever made this response.")
+@click.option("--user", metavar="KEY", help="Explain the credit of this user, by primary key.")
+@click.option(
+    "--response",
+    "response_id",
+    type=int,
+    metavar="ID",
+    help="Explain the credit of the user or visitor of this response.",
+)
 @as_json
 @with_appcontext
 def explain(user: str | None, response_id: int | None, as_json: bool) -> None:
-    """Tell of every touch of a user or visitor which rule took or refused it."""
+    """Explain why each touch was or was not credited.
+
+    The column Rule says "won" for the response that earns the credit. The other rules are: bound (the user is bound to
+    another referral), lost (another touch was preferred), self (the visitor's own link), expired (the link has
+    expired), window (too long ago), or the reason why the response is ignored.
+    """
     if (user is None) == (response_id is None):
         raise click.UsageError("Give either --user or --response.")
-    visitor = Visitor(user_key(user)) if user is not None else _visitor_of(t.cast(int, response_id))
-    verdicts = explaining.explain_visitor(visitor) if visitor else []
+    state = current_state()
+    if user is not None:
+        actor = _new_actor(parse_user_key(state, user))
+    else:
+        actor = _actor_of_response(state, t.cast(int, response_id))
+    verdicts = explain_credit(state, actor) if isinstance(actor, Actor) else []
     rows = [_as_dict(verdict) for verdict in verdicts]
     if as_json:
         for row in rows:
@@ -45,35 +52,42 @@ def explain(user: str | None, response_id: int | None, as_json: bool) -> None:
         header = ["Time", "Response", "Action", "Link", "Rule"]
         echo_table(header, [list(row.values()) for row in rows])
     else:
-        click.echo("No link was ever followed.")
+        click.echo("This user or visitor has no touches.")
 
 
 @click.command()
 @click.argument("code")
-@click.option("--user-agent", default=_BROWSER, show_default=True, help="Who follows the link.")
-@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="A header of the request; repeatable.")
-@click.option("--address", default="127.0.0.1", show_default=True, help="The client's address.")
-@click.option("--method", type=click.Choice(["GET", "HEAD"]), default="GET", show_default=True)
-@click.option("--query", default="", metavar="NAME=VALUE&…", help="The link's query.")
+@click.option("--user-agent", default=_BROWSER, show_default=True, help="User-Agent header of the request.")
+@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="Header of the request. Repeatable.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="IP address of the client.")
+@click.option(
+    "--method", type=click.Choice(["GET", "HEAD"]), default="GET", show_default=True, help="Method of the request."
+)
+@click.option("--query", default="", metavar="NAME=VALUE&…", help="Query of the request.")
 @as_json
 @with_appcontext
 def simulate(
     code: str, user_agent: str, headers: tuple[str, ...], address: str, method: str, query: str, as_json: bool
 ) -> None:
-    """Try a stranger's click on the link with CODE, and write nothing."""
+    """Show what a click on CODE would do.
+
+    Nothing is stored. The click is the first one of an anonymous visitor.
+    """
     if not CODE.fullmatch(code):
-        raise click.ClickException(f"{code!r} is no code: the answer is 404.")
-    given = [_parsed(header) for header in headers]
-    path = urls.path_of(urls.REDIRECT_ENDPOINT, code=code)
-    with current_app.test_request_context(
-        path,
+        raise click.ClickException(
+            f"{code!r} cannot be a code, so a click gets 404. Codes are 1 to 64 letters, digits, '-' or '_'."
+        )
+    extra_headers = [_parse_header(header) for header in headers]
+    state = current_state()
+    with state.app.test_request_context(
+        path_of(REDIRECT_ENDPOINT, code=code),
         method=method,
         query_string=query,
-        headers=[("User-Agent", user_agent), *given],
+        headers=[("User-Agent", user_agent), *extra_headers],
         environ_overrides={"REMOTE_ADDR": address},
     ):
-        outcome = _outcome(code, t.cast(flask.Request, unwrapped(flask.request)))
-    current_state().session.rollback()
+        outcome = _outcome_of(state, code, t.cast(Request, resolve_request()))
+    state.database.session.rollback()
     if as_json:
         echo_json(outcome)
     else:
@@ -81,35 +95,40 @@ def simulate(
             click.echo(f"{name}: {'-' if value is None else value}")
 
 
-def _outcome(code: str, request: flask.Request) -> dict[str, t.Any]:
-    if clients.is_prefetch(request):
+def _outcome_of(state: AppState, code: str, request: Request) -> dict[str, t.Any]:
+    if is_prefetch(request):
         return {"status": 503, "counts": False, "reason": "prefetch", "location": None}
-    found = clicks.look_up(code, request)
-    if found is None:
-        raise click.ClickException(f"There is no link with the code {code!r}: the answer is 404.")
-    reason = found.ignored if found.is_active else "expired"
-    location = urls.location_of(request, found.redirect_to)
+    preview = preview_click(state, request, code)
+    if preview is None:
+        raise click.ClickException(
+            f"There is no link with the code {code!r}, so a click gets 404. See the codes with 'flask referrals list'."
+        )
+    reason = preview.ignored if preview.is_active else "expired"
+    location = location_of(state.settings, request, preview.redirect_to)
     return {"status": 302, "counts": reason is None, "reason": reason, "location": location}
 
 
-def _parsed(header: str) -> tuple[str, str]:
+def _parse_header(header: str) -> tuple[str, str]:
     name, colon, value = header.partition(":")
     if not colon or not name.strip():
-        raise click.BadParameter(f"{header!r} is not NAME:VALUE", param_hint="--header")
+        raise click.BadParameter(f"{header!r} has no name and colon. Write NAME:VALUE.", param_hint="--header")
     return name.strip(), value.strip()
 
 
-def _visitor_of(response_id: int) -> Visitor:
-    state = current_state()
-    response: ReferralResponseMixin | None = state.session.get(state.models.response, response_id)
+def _actor_of_response(state: AppState, response_id: int) -> Actor | Anonymous:
+    response = state.database.session.get(state.database.models.response, response_id)
     if response is None:
-        raise click.ClickException(f"There is no response with the id {response_id}.")
-    if response.user_id is not None:
-        return Visitor(response.user_id)
-    return Visitor(key=response.session_key)
+        raise click.ClickException(
+            f"There is no response with the id {response_id}. See the ids with 'flask referrals export responses'."
+        )
+    return _new_actor(response.user_id, response.session_key if response.user_id is None else None)
 
 
-def _as_dict(verdict: explaining.Verdict) -> dict[str, t.Any]:
+def _new_actor(user_id: t.Any, visitor_key: str | None = None) -> Actor | Anonymous:
+    return ANONYMOUS if user_id is None and visitor_key is None else Actor(user_id, visitor_key)
+
+
+def _as_dict(verdict: Verdict[t.Any]) -> dict[str, t.Any]:
     response = verdict.response
     return {
         "created_at": response.created_at,

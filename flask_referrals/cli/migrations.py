@@ -1,4 +1,4 @@
-"""``flask referrals revision`` and ``check``: our tables in the host's migrations."""
+"""``flask referrals revision | check``."""
 
 import typing as t
 from collections.abc import Iterator
@@ -6,31 +6,31 @@ from contextlib import contextmanager
 
 import click
 import sqlalchemy as sa
-from flask import current_app
 from flask.cli import with_appcontext
 
-from ..context import current_state
+from ..state import AppState, current_state
 
-# Alembic is imported where it is used: a server that only serves needs none of it.
+# Only these commands import Alembic; it is imported inside functions because it is slow to load.
 
 
 @click.command()
-@click.option("-m", "--message", default="referrals", show_default=True, help="What the revision is about.")
+@click.option("-m", "--message", default="referrals", show_default=True, help="Message of the revision.")
 @with_appcontext
 def revision(message: str) -> None:
-    """Write a revision of our tables alone into the app's migrations.
+    """Write a migration for the referral tables only.
 
-    Nothing is written when there is nothing to do. Apply it with 'flask db upgrade'.
+    Nothing is written if the tables match the models. Apply the migration with 'flask db upgrade'.
     """
     from alembic import command
     from alembic.util import CommandError
 
-    if "migrate" not in current_app.extensions:
-        raise click.ClickException("This app has no Flask-Migrate: call 'migrate.init_app(app, db)'.")
-    if not differences_of_tables():
-        click.echo("The tables of referrals are up to date: there is nothing to do.")
+    state = current_state()
+    if "migrate" not in state.app.extensions:
+        raise click.ClickException("This app does not use Flask-Migrate. Call 'migrate.init_app(app, db)'.")
+    if not find_differences(state):
+        click.echo("The referral tables match the models. No migration is needed.")
         return
-    with _our_tables_only() as migrate:
+    with _referral_tables_only(state) as migrate:
         try:
             config = migrate.get_config(opts=["autogenerate"])
             script = command.revision(config, message, autogenerate=True)
@@ -38,8 +38,8 @@ def revision(message: str) -> None:
             raise click.ClickException(str(error)) from error
     if not script:
         raise click.ClickException(
-            "The migrations do not look at the tables of referrals. If these are on a bind, the migrations must have "
-            "been made with 'flask db init --multidb'."
+            "The migrations ignore the referral tables. If these tables are on a bind, create the migrations with "
+            "'flask db init --multidb'."
         )
 
 
@@ -47,68 +47,73 @@ def revision(message: str) -> None:
 @with_appcontext
 @click.pass_context
 def check(ctx: click.Context) -> None:
-    """Compare our tables in the database with the models; fail if they differ."""
-    differences = differences_of_tables()
+    """Compare the referral tables with the models.
+
+    Exits with status 1 if they differ.
+    """
+    state = current_state()
+    differences = find_differences(state)
     for difference in differences:
         click.echo(in_words(difference))
     if differences:
+        click.echo(how_to_migrate(state), err=True)
         ctx.exit(1)
-    click.echo("The tables of referrals are as they should be.")
+    click.echo("The referral tables match the models.")
 
 
-def _tables() -> list[sa.Table]:
-    models = current_state().models
-    mapped = [t.cast(sa.Table, sa.inspect(model).local_table) for model in (models.referral, models.response)]
-    return [*mapped, models.total]
+def how_to_migrate(state: AppState) -> str:
+    """Return what to do when the tables differ from the models."""
+    if "migrate" in state.app.extensions:
+        return "Run 'flask db migrate' or 'flask referrals revision', then 'flask db upgrade'."
+    return "Change the tables with your migration tool, or set up Flask-Migrate."
 
 
-def _only_ours(include: t.Any = None) -> t.Any:
-    """Return Alembic's ``include_object`` that leaves out every table but ours.
-
-    :param include: the host's own, which may leave out more.
-    """
-    ours = {(table.schema, table.name) for table in _tables()}
+def _include_only_referrals(state: AppState, host_filter: t.Any = None) -> t.Any:
+    """Return an ``include_object`` for Alembic that leaves out all other tables, and what the host's filter does."""
+    names = {(table.schema, table.name) for table in state.database.models.tables}
 
     def include_object(obj: t.Any, name: str | None, type_: str, reflected: bool, compare_to: t.Any) -> bool:
-        if type_ == "table" and (obj.schema, name) not in ours:
+        if type_ == "table" and (obj.schema, name) not in names:
             return False
-        return include is None or include(obj, name, type_, reflected, compare_to)
+        return host_filter is None or host_filter(obj, name, type_, reflected, compare_to)
 
     return include_object
 
 
 @contextmanager
-def _our_tables_only() -> Iterator[t.Any]:
-    """Let the migrations see nothing but our tables; yield the app's ``Migrate``."""
-    settings = current_app.extensions["migrate"]
+def _referral_tables_only(state: AppState) -> Iterator[t.Any]:
+    """Hide all other tables from the migrations, and yield the app's ``Migrate``."""
+    settings = state.app.extensions["migrate"]
     arguments = settings.configure_args
-    # env.py adds to the arguments it finds: give it a copy.
-    settings.configure_args = {**arguments, "include_object": _only_ours(arguments.get("include_object"))}
+    include_object = _include_only_referrals(state, arguments.get("include_object"))
+    settings.configure_args = {**arguments, "include_object": include_object}  # a copy, because env.py adds to it
     try:
         yield settings.migrate
     finally:
         settings.configure_args = arguments
 
 
-def differences_of_tables() -> list[t.Any]:
-    """Return how our tables in the database differ from the models, as Alembic says it."""
+def find_differences(state: AppState) -> list[t.Any]:
+    """Return the differences between the referral tables and the models, in Alembic's form."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    migrate = current_app.extensions.get("migrate")
+    migrate = state.app.extensions.get("migrate")
     options = dict(migrate.configure_args) if migrate is not None else {"compare_type": True}
-    options["include_object"] = _only_ours(options.get("include_object"))
-    metadata = _tables()[0].metadata
-    engine = current_state().db.engines[metadata.info.get("bind_key")]
-    with engine.connect() as connection:
+    options["include_object"] = _include_only_referrals(state, options.get("include_object"))
+    metadata = state.database.models.total.metadata
+    with state.database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={**options, "target_metadata": metadata})
         changes = compare_metadata(context, metadata)
-    # The changes of one column come as a list.
+    # Alembic puts the changes of one column into a list.
     return [each for change in changes for each in (change if isinstance(change, list) else [change])]
 
 
 def in_words(change: tuple[t.Any, ...]) -> str:
-    """Say what Alembic found: ``(what, …, schema item)``, or a modified column with its old and new property."""
+    """Describe a difference that Alembic found.
+
+    It is ``(operation, …, schema item)``, or a modified column with its old and new property.
+    """
     what, _, kind = change[0].partition("_")
     kind = "foreign key" if kind == "fk" else kind.replace("_", " ")
     if what == "modify":

@@ -1,39 +1,36 @@
-"""What the commands print or write, for people and for programs, and what they are given."""
+"""Options that commands share, and what commands print or write."""
 
 import json
 import os
 import sys
 import typing as t
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
-from contextlib import contextmanager
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 import click
 
 from ..times import parse_time
 
-#: The widest column of a table, in characters.
-_WIDEST = 48
+_MAX_CELL = 48
 
 F = t.TypeVar("F", bound=Callable[..., t.Any])
 
 
 def as_json(command: F) -> F:
-    """Give a command the option ``--json``, as its parameter ``as_json``."""
-    return click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")(command)
+    """Add the option ``--json`` to a command, as its parameter ``as_json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")(command)
 
 
 def to_file(command: F) -> F:
-    """Give a command the option ``--output``, for :func:`output_file`."""
+    """Add the option ``--output`` to a command, for :func:`output_file`."""
     path = click.Path(dir_okay=False, allow_dash=True)
-    return click.option("-o", "--output", type=path, default="-", help="A file to write.")(command)
+    words = "File to write; '-' is the standard output."
+    return click.option("-o", "--output", type=path, default="-", show_default=True, help=words)(command)
 
 
 def time(text: str) -> datetime:
-    """Read an option that is a time; without a zone it is UTC."""
+    """Parse an option that is a time; a time without a zone is in UTC."""
     try:
         return parse_time(text)
     except ValueError as error:
@@ -41,19 +38,19 @@ def time(text: str) -> datetime:
 
 
 def echo_json(row: t.Any) -> None:
-    """Print a line of JSON; times in ISO 8601, other keys than numbers as text."""
+    """Print a value as one line of JSON, with times in ISO 8601 and keys of users as text unless they are numbers."""
     click.echo(json.dumps(row, default=lambda value: value.isoformat() if isinstance(value, datetime) else str(value)))
 
 
 def in_text(value: t.Any) -> str:
-    """Return a value as people read it; times are in UTC."""
+    """Format a value for people; times are in UTC."""
     if value is None:
         return ""
     return f"{value:%Y-%m-%d %H:%M:%S}Z" if isinstance(value, datetime) else str(value)
 
 
 def echo_table(header: Sequence[str], rows: Sequence[Sequence[t.Any]]) -> None:
-    """Print a table; cells are cut to a width, and what could steer a terminal is taken out of them."""
+    """Print a table; long cells are cut, and control characters are replaced."""
     cells = [header, *([_cell(value) for value in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     is_number = [bool(rows) and all(isinstance(row[index], int) for row in rows) for index in range(len(header))]
@@ -65,7 +62,7 @@ def echo_table(header: Sequence[str], rows: Sequence[Sequence[t.Any]]) -> None:
 
 
 def printable(value: t.Any) -> str:
-    """Return a value as text without control characters: others wrote it."""
+    """Format a value without control characters: visitors wrote it, and a terminal obeys them."""
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in in_text(value)
     )
@@ -73,12 +70,12 @@ def printable(value: t.Any) -> str:
 
 def _cell(value: t.Any) -> str:
     text = printable(value)
-    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}…"
+    return text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…"
 
 
 @contextmanager
 def output_file(path: str) -> Iterator[t.TextIO]:
-    """Write a file that appears, or takes the old one's place, when it is complete; ``-`` is the standard output."""
+    """Open a file that replaces an existing one only when it is complete; ``-`` is the standard output."""
     if path == "-":
         with click.open_file("-", "w", encoding="utf-8") as stdout:
             yield t.cast(t.TextIO, stdout)
@@ -97,10 +94,9 @@ def output_file(path: str) -> Iterator[t.TextIO]:
 
 @contextmanager
 def progress_bar(length: Callable[[], int], *, hidden: bool = False) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; yield what moves it on.
+    """Show a progress bar on a terminal, and yield the function that advances it.
 
-    :param length: tells how many steps there are; asked only for a bar.
-    :param hidden: show none, for what is written goes to the terminal too.
+    ``length`` counts the steps and is called only for a visible bar. Hide the bar when the output goes to the terminal.
     """
     if hidden or not sys.stderr.isatty():
         yield lambda steps: None

@@ -3,47 +3,50 @@
 import typing as t
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 
 import click
 from flask.cli import with_appcontext
 from sqlalchemy.exc import IntegrityError
 
-from .. import retention
-from ..identity import user_key
-from .output import output_file
-from .output import progress_bar
-from .output import to_file
+from .. import privacy
+from ..actors import parse_user_key
+from ..state import AppState, current_state
+from .export import count_rows, write_user
+from .output import output_file, progress_bar, to_file
 
 F = t.TypeVar("F", bound=Callable[..., t.Any])
 
-#: So that the time before which is still a time.
-_MOST_DAYS = 36525
+#: A hundred years: the current time minus these days must still be a valid time.
+_MAX_DAYS = 36525
 
 
 def older_than(command: F) -> F:
-    """Give a command the option ``--older-than``, as its parameter ``days``."""
-    days = click.IntRange(1, _MOST_DAYS)
-    words = "Of more than so many days."
+    """Add the option ``--older-than`` to a command, as its parameter ``days``."""
+    days = click.IntRange(1, _MAX_DAYS)
+    words = "Select only responses older than DAYS days."
     return click.option("--older-than", "days", type=days, required=True, metavar="DAYS", help=words)(command)
 
 
 @click.command()
 @older_than
-@click.confirmation_option(prompt="Delete these responses, and what they count for?")
+@click.confirmation_option(prompt="Delete these responses? Only days that are rolled up keep their counts.")
 @with_appcontext
 def purge(days: int) -> None:
-    """Delete the responses of more than a number of days.
+    """Delete responses older than DAYS.
 
-    They are gone from all counts, and so are the bindings of users that rest on them; links stay. If it is interrupted,
-    run it again.
+    The rows leave the table. Days that are rolled up keep their counts; the counts of other days shrink, so run 'flask
+    referrals rollup' first. Bindings that rest on deleted rows end. Links stay. If the command is interrupted, run it
+    again.
     """
+    state = current_state()
     try:
-        with progress_bar(retention.span) as bar:
-            deleted = retention.purge(timedelta(days=days), progress=bar)
+        with progress_bar(partial(privacy.id_span, state)) as bar:
+            deleted = privacy.purge(state, timedelta(days=days), progress=bar)
     except IntegrityError as error:
         raise click.ClickException(
-            "Rows of another table refer to some of these responses, and its foreign key does not say what is to "
-            f"become of them ({str(error.orig).splitlines()[0]}). Give it an 'ondelete', or use 'anonymize'."
+            "Rows of another table refer to some of these responses, so that these cannot be deleted "
+            f"({str(error.orig).splitlines()[0]}). Add an 'ondelete' rule to that foreign key, or use 'anonymize'."
         ) from error
     click.echo(f"Deleted: {deleted} responses.")
 
@@ -52,13 +55,14 @@ def purge(days: int) -> None:
 @older_than
 @with_appcontext
 def anonymize(days: int) -> None:
-    """Take out of the responses of more than a number of days who made them.
+    """Remove personal data from responses older than DAYS.
 
-    All counts stay. User, visitor's key, address, referrer, agent and key go, and the bindings of users that rest on
-    them. If it is interrupted, run it again.
+    Deletes user, visitor key, address, referrer, user agent and unique key of each response. All counts stay. Bindings
+    that rest on these responses end. If the command is interrupted, run it again.
     """
-    with progress_bar(retention.span) as bar:
-        changed = retention.anonymize(timedelta(days=days), progress=bar)
+    state = current_state()
+    with progress_bar(partial(privacy.id_span, state)) as bar:
+        changed = privacy.anonymize(state, timedelta(days=days), progress=bar)
     click.echo(f"Anonymized: {changed} responses.")
 
 
@@ -67,42 +71,43 @@ def anonymize(days: int) -> None:
 @to_file
 @with_appcontext
 def export_user(key: str, output: str) -> None:
-    """Write what is stored of the user with the primary key KEY, as JSON.
+    """Write the links and responses of a user as JSON.
 
-    Visitors' keys are left out.
+    KEY is the user's primary key. Visitor keys are left out.
     """
-    from .. import exporting
-
-    user_id = _user_id(key)
-    with output_file(output) as stream, progress_bar(lambda: _count(user_id), hidden=output == "-") as bar:
-        counts = exporting.write_user(user_id, stream, progress=lambda: bar(1))
+    state = current_state()
+    user_id = _parse_user_key(state, key)
+    length = partial(_count_rows, state, user_id)
+    with output_file(output) as stream, progress_bar(length, hidden=output == "-") as bar:
+        counts = write_user(state, user_id, stream, progress=lambda: bar(1))
     click.echo(f"Exported: {counts['referrals']} links, {counts['responses']} responses.", err=True)
 
 
 @click.command("forget-user")
 @click.argument("key")
-@click.confirmation_option(prompt="Take this user out of all links and responses for good?")
+@click.confirmation_option(prompt="Remove this user from all links and responses for good?")
 @with_appcontext
 def forget_user(key: str) -> None:
-    """Take the user with the primary key KEY out of all rows; do so before the account is deleted.
+    """Remove a user from all links and responses.
 
-    Counts stay. The user's links lead on, without label, expired. If it is interrupted, run it again.
+    KEY is the user's primary key. Run this before you delete the account. All counts stay. The user's responses lose
+    their personal data. The user's links expire and lose their label; they still redirect. If the command is
+    interrupted, run it again.
     """
-    user_id = _user_id(key)
-    with progress_bar(lambda: _count(user_id)) as bar:
-        forgotten = retention.forget_user(user_id, commit=True, progress=bar)
+    state = current_state()
+    user_id = _parse_user_key(state, key)
+    with progress_bar(partial(_count_rows, state, user_id)) as bar:
+        forgotten = privacy.forget_user(state, user_id, commit=True, progress=bar)
     click.echo(f"Forgotten: {forgotten.referrals} links, {forgotten.responses} responses.")
 
 
-def _user_id(key: str) -> t.Any:
-    """Read a user's key; that it is still a user's is not looked up."""
-    user_id = user_key(key)
+def _parse_user_key(state: AppState, key: str) -> t.Any:
+    """Parse a user's primary key; the user need not exist any more."""
+    user_id = parse_user_key(state, key)
     if user_id is None:
-        raise click.ClickException(f"{key!r} cannot be a user's key.")
+        raise click.ClickException(f"{key!r} cannot be the key of a user. Give a primary key of the user table.")
     return user_id
 
 
-def _count(user_id: t.Any) -> int:
-    from .. import exporting
-
-    return exporting.count("referrals", user_id=user_id) + exporting.count("responses", user_id=user_id)
+def _count_rows(state: AppState, user_id: t.Any) -> int:
+    return count_rows(state, "referrals", user_id=user_id) + count_rows(state, "responses", user_id=user_id)

@@ -1,18 +1,19 @@
-"""``flask referrals rollup``: the counts of days that are over, counted once and for all."""
+"""``flask referrals rollup``."""
 
 import click
 from flask.cli import with_appcontext
 
-from .. import totals
+from ..db.totals import roll_up
+from ..state import current_state
 
 
 @click.command()
 @with_appcontext
 def rollup() -> None:
-    """Count the responses of every day that is over, so that nobody counts them again.
+    """Add up the counts of past days in the totals table.
 
-    Run it daily, an hour after midnight UTC or later; a day that was missed is made up for. Counts are exact with it
-    and without it: it only makes those of busy links quick. Rows that are purged later stay in the counts. It reads the
-    table of responses once; SQLite takes no click in the meantime.
+    Run this once a day, at 01:00 UTC or later; missed days are made up for. Counts are exact with or without it; it
+    makes those of busy links fast. Days that are rolled up keep their counts when 'purge' deletes their rows. The
+    command reads the responses table once; on SQLite, no click can be stored meanwhile.
     """
-    click.echo(f"Days rolled up: {totals.roll_up()}.")
+    click.echo(f"Days rolled up: {roll_up(current_state().database)}.")
