@@ -1,1 +1,1 @@
-"""What needs another package than those the extension requires."""
+"""Integrations that need optional packages."""

@@ -1,4 +1,4 @@
-"""Both models in Flask-Admin: ``pip install Flask-Referrals[admin]``.
+"""Views of both models for Flask-Admin. Install ``Flask-Referrals[admin]``.
 
 ::
 
@@ -8,29 +8,25 @@
 
 import typing as t
 from collections.abc import Sequence
-from datetime import datetime
-from datetime import timezone
+from datetime import datetime, timezone
 
 import sqlalchemy as sa
-from flask import Flask
-from flask import current_app
-from flask_admin.contrib.sqla.filters import FilterConverter
-from flask_admin.contrib.sqla.filters import FilterEmpty
-from flask_admin.form import DateTimeField
-from flask_admin.form import SecureForm
+from flask import Flask, current_app
+from flask_admin.contrib.sqla.filters import FilterConverter, FilterEmpty
+from flask_admin.form import DateTimeField, SecureForm
 from flask_admin.model import BaseModelView
 from markupsafe import Markup
 from sqlalchemy.orm import joinedload
 
-from flask_referrals import targets
-from flask_referrals.context import EXTENSION_KEY
-from flask_referrals.context import AppState
-from flask_referrals.exceptions import ConfigurationError
-from flask_referrals.models.records import RecordMixin
-from flask_referrals.reporting import counts_of
-from flask_referrals.templating import action_display
+from ..exceptions import ConfigurationError
+from ..hosts import find_host
+from ..models import set_loaded_target
+from ..reports import counts_of
+from ..state import EXTENSION_KEY, AppState, current_state
+from ..targets import load_targets
+from ..templating import action_display
 
-if t.TYPE_CHECKING:  # Flask-Admin has no types: this is what is used of it
+if t.TYPE_CHECKING:  # Flask-Admin has no types, so this declares what is used
     Admin: t.TypeAlias = t.Any
 
     class ModelView:
@@ -52,12 +48,12 @@ else:
     from flask_admin import Admin
     from flask_admin.contrib.sqla import ModelView
 
-# What people are found by. Never all columns of text: one of them holds the hashed password.
+# Not all text columns, because one of them may hold password hashes.
 _USER_COLUMNS = ("username", "name", "email", "first_name", "last_name")
 
 
 class _Form(SecureForm):  # type: ignore[misc]  # Flask-Admin has no types
-    """A form with a token against forgery, unless the host's Flask-WTF puts its own into every form."""
+    """Add a CSRF token to the form, unless the host uses Flask-WTF's CSRF protection."""
 
     class Meta(SecureForm.Meta):  # type: ignore[misc]
         @property
@@ -66,7 +62,7 @@ class _Form(SecureForm):  # type: ignore[misc]  # Flask-Admin has no types
 
 
 class _TimeField(DateTimeField):  # type: ignore[misc]
-    """A time that is typed, and shown, in UTC."""
+    """Show and read a time in UTC."""
 
     data: datetime | None
 
@@ -77,7 +73,7 @@ class _TimeField(DateTimeField):  # type: ignore[misc]
 
 
 class _InUTC:
-    """Reads what is typed into a filter as UTC; PostgreSQL would take it for its connection's zone."""
+    """Read the times of a filter as UTC. PostgreSQL would use the time zone of the connection."""
 
     def clean(self, value: str) -> t.Any:
         cleaned = super().clean(value)  # type: ignore[misc]
@@ -98,7 +94,7 @@ def _format_time(view: "_RecordView", value: datetime, name: str) -> str:
 
 
 def _format_user(view: "_RecordView", context: t.Any, row: t.Any, name: str) -> str:
-    # The key is all there is without a user model, and of a user who is gone where SQLite enforces no foreign keys.
+    # row.user is None without a user model, and for a deleted user whose key SQLite kept.
     return view.link_to(row.user) if row.user is not None else str(row.user_id or "")
 
 
@@ -110,29 +106,29 @@ def _format_target(view: "_RecordView", context: t.Any, row: t.Any, name: str) -
 
 
 def _format_breakable(view: "_RecordView", context: t.Any, row: t.Any, name: str) -> str:
-    # Else one long address makes the table wider than the page.
+    # Without line breaks, one long URL makes the table wider than the page.
     return Markup('<span class="text-break">{}</span>').format(getattr(row, name))
 
 
 class _RecordView(ModelView):
-    """What both views have in common.
+    """The common base of both views.
 
-    :param app: the app, after its ``referrals.init_app(app)``: it has the models.
-    :param name: how the menu calls the view.
-    :param category: the menu that it is in.
-    :param options: more of Flask-Admin's own, as ``endpoint`` and ``url``.
-    :raises ConfigurationError: the app has no referrals.
+    :param app: an app with ``referrals.init_app(app)``.
+    :param name: the name of the view in the menu.
+    :param category: the menu that contains the view.
+    :param options: other options of Flask-Admin, such as ``endpoint`` and ``url``.
+    :raises ConfigurationError: if the app has no referrals.
     """
 
-    #: The user model's columns that are searched, in the order of importance: the first one sorts. By default those of
-    #: username, name, email, first_name and last_name that it has.
+    #: The columns of the user model to search; the first one sorts the users. By default, the text columns among
+    #: username, name, email, first_name and last_name.
     user_columns: t.ClassVar[Sequence[str] | None] = None
 
     can_create: bool = False
     can_edit: bool = False
     can_delete: bool = False
     can_view_details: bool = True
-    # No export: what strangers wrote would be read as formulas by a spreadsheet.
+    # Visitors wrote some of the text, and a spreadsheet would run it as formulas. "flask referrals export" escapes it.
     can_export: bool = False
     can_set_page_size: bool = True
     page_size: int = 50
@@ -141,13 +137,13 @@ class _RecordView(ModelView):
     column_searchable_list: t.Any = None
     column_sortable_list: t.Any = None
     column_labels: t.Any = None
-    column_auto_select_related: bool = False  # get_query says what is loaded
+    column_auto_select_related: bool = False  # get_query loads the related rows
     column_type_formatters: t.Any = {**ModelView.column_type_formatters, datetime: _format_time}
     column_type_formatters_detail: t.Any = column_type_formatters
     filter_converter: t.Any = _FilterConverter()
     form_base_class: t.Any = _Form
 
-    #: As Flask-Admin sets them.
+    #: Flask-Admin sets these.
     admin: t.Any
     model: t.Any
 
@@ -158,20 +154,20 @@ class _RecordView(ModelView):
         state: AppState | None = app.extensions.get(EXTENSION_KEY)
         if state is None:
             raise ConfigurationError(
-                "This app has no referrals: call 'referrals.init_app(app)' before its admin views are made."
+                "This app has no referrals. Call 'referrals.init_app(app)' before you create the admin views."
             )
-        self._models = state.models
+        self._models = state.database.models
         user_columns = self._user_columns()
         if self.column_searchable_list is None:
             self.column_searchable_list = self._searched(user_columns)
         if self.column_sortable_list is None:
-            # By the id as well, for rows that are alike must not change places from one page to the next.
+            # Sort by id as well, so that equal rows keep their order from page to page.
             by_user = [("user", (f"user.{user_columns[0]}" if user_columns else "user_id", "id"))]
             self.column_sortable_list = by_user + [(column, (column, "id")) for column in self._sorted_by]
-        said = {f"user.{column}": f"user's {column}" for column in user_columns}
-        said |= {f"referral.user.{column}": f"owner's {column}" for column in user_columns}
-        self.column_labels = {**said, **(self.column_labels or {})}
-        super().__init__(self._model(), state.db, name or self._default_name, category, **options)
+        labels = {f"user.{column}": f"user's {column}" for column in user_columns}
+        labels |= {f"referral.user.{column}": f"owner's {column}" for column in user_columns}
+        self.column_labels = {**labels, **(self.column_labels or {})}
+        super().__init__(self._model(), find_host(app), name or self._default_name, category, **options)
 
     def _model(self) -> t.Any:
         raise NotImplementedError
@@ -188,26 +184,27 @@ class _RecordView(ModelView):
         return [name for name in _USER_COLUMNS if name in columns and isinstance(columns[name].type, sa.String)]
 
     def is_accessible(self) -> bool:
-        """Let in whom the admin's own first page lets in; Flask-Admin by itself would let in everybody."""
+        """Return whether the admin's index view is accessible. Flask-Admin's default allows everyone."""
         return bool(self.admin.index_view.is_accessible())
 
     def inaccessible_callback(self, name: str, **kwargs: t.Any) -> t.Any:
-        """Answer everyone else as the admin's first page does."""
+        """Refuse access as the admin's index view does."""
         return self.admin.index_view.inaccessible_callback(name, **kwargs)
 
     def get_list(self, *args: t.Any, **kwargs: t.Any) -> tuple[int | None, t.Any]:
-        """Return a page's rows, with everything that is shown of them loaded at once."""
+        """Return the rows of a page, with all their targets loaded."""
         count, rows = super().get_list(*args, **kwargs)
         if isinstance(rows, list):
-            targets.load_many(t.cast("list[RecordMixin]", rows))
+            for row, target in load_targets(current_state(), rows).items():
+                set_loaded_target(row, target)
         return count, rows
 
     def get_one(self, id: t.Any) -> t.Any:
-        """Return the row with a key; PostgreSQL answers a key that is no number with an error."""
+        """Return the row with a key, or ``None``. PostgreSQL raises an error for a key that is not a number."""
         return super().get_one(id) if str(id).isdecimal() and len(id) < 19 else None
 
     def link_to(self, obj: t.Any) -> str:
-        """Return an object's text, as a link to its page in this admin when it has one that may be seen."""
+        """Return the text of an object, linked to its page if this admin has an accessible one."""
         views = [view for view in self.admin._views if isinstance(view, BaseModelView) and isinstance(obj, view.model)]
         for view in sorted(views, key=lambda view: view.model is not type(obj)):
             page = "details_view" if view.can_view_details else "edit_view" if view.can_edit else None
@@ -223,11 +220,11 @@ def _format_clicks(view: "ReferralAdmin", context: t.Any, row: t.Any, name: str)
 
 
 class ReferralAdmin(_RecordView):
-    """The links. Only the time at which one expires can be changed.
+    """List the links. Only the time of expiry can be edited.
 
-    A link is made by ``Referral.create``, which sees to it that there is one for a user, place, label and target; to
-    change one of these four would make two links one. And a link that is deleted takes its responses with it, and
-    answers 404 to everyone who was ever given it: expire it instead.
+    ``Referral.create`` keeps one link for each user, target page, label and target, so none of these four can be
+    edited. A link cannot be deleted, because that would delete its responses, and its URL would answer 404. Expire the
+    link instead.
     """
 
     can_edit: bool = True
@@ -245,8 +242,8 @@ class ReferralAdmin(_RecordView):
     column_details_list: t.Any = column_list
     column_filters: t.Any = ("target_type", "created_at", "expired_at", "label")
     column_labels: t.Any = {
-        "redirect_to": "Leads to",
-        "url": "Link",
+        "redirect_to": "Redirects to",
+        "url": "URL",
         "expired_at": "Expires (UTC)",
         "created_at": "Created (UTC)",
         "response_count": "Clicks",
@@ -256,7 +253,7 @@ class ReferralAdmin(_RecordView):
         "response_count": _format_clicks,
         "redirect_to": _format_breakable,
         "target": _format_target,
-        "url": _format_breakable,  # to be copied, not followed: that would count as a click
+        "url": _format_breakable,  # no link, because following it would count as a click
     }
     form_columns: t.Any = ("expired_at",)
     form_overrides: t.Any = {"expired_at": _TimeField}
@@ -272,21 +269,23 @@ class ReferralAdmin(_RecordView):
         return ["code", "label", *(users or ["user_id"])]
 
     def get_query(self) -> t.Any:
-        """Return the links with their users, in one statement."""
+        """Return a query that also loads the users."""
         query = super().get_query()
         return query.options(joinedload(self.model.user)) if self._models.user else query
 
     def get_list(self, *args: t.Any, **kwargs: t.Any) -> tuple[int | None, t.Any]:
-        """Return a page's links; their clicks are counted in one statement."""
+        """Return the links of a page, with the clicks of all counted by one query."""
         count, rows = super().get_list(*args, **kwargs)
         if isinstance(rows, list):
-            counts = counts_of(sa.select(self.model).where(self.model.id.in_([row.id for row in rows])))
+            counts = counts_of(
+                current_state(), sa.select(self.model).where(self.model.id.in_([row.id for row in rows]))
+            )
             for row in rows:
                 row._clicks, _ = counts.get(row.id, (0, 0))
         return count, rows
 
     def link_to_responses(self, referral: t.Any, text: str) -> str:
-        """Return a text as a link to the list of a referral's responses, when that is in this admin."""
+        """Return a text, linked to the responses of a referral if this admin shows them."""
         for view in self.admin._views:
             if isinstance(view, ReferralResponseAdmin) and view.is_accessible():
                 url = view.get_url(f"{view.endpoint}.index_view", flt0_code_equals=referral.code)
@@ -317,9 +316,9 @@ def _format_value(view: "ReferralResponseAdmin", context: t.Any, row: t.Any, nam
 
 
 class ReferralResponseAdmin(_RecordView):
-    """What came of the links: to be looked at, for it is a record of what happened.
+    """List the responses. Nothing can be edited.
 
-    The visitor's key is nowhere shown: it tells who somebody is, and is nobody's business.
+    The visitor key is not shown, because it identifies a browser.
     """
 
     column_list: t.Any = (
@@ -338,13 +337,15 @@ class ReferralResponseAdmin(_RecordView):
     column_labels: t.Any = {
         "created_at": "Time (UTC)",
         "referral": "Link",
-        "referral.code": "Code",  # as in flt0_code_equals
-        "ignored": "Not counted",
+        "referral.code": "Code",  # names the filter in flt0_code_equals
+        "ignored": "Ignored",
         "ip_address": "IP address",
-        "http_referrer": "Came from",
-        "is_touch": "Followed the link",
+        "http_referrer": "Referrer",
+        "is_touch": "Touch",
     }
-    column_descriptions: t.Any = {"ignored": "The reason why it does not count; empty: it counts"}
+    column_descriptions: t.Any = {
+        "ignored": "The reason why this response is not counted. Counted responses have none."
+    }
     column_formatters: t.Any = {
         "referral": _format_referral,
         "user": _format_user,
@@ -353,7 +354,7 @@ class ReferralResponseAdmin(_RecordView):
         "http_referrer": _format_referrer,
         "value": _format_value,
     }
-    form: t.Any = _Form  # nothing can be edited, so nothing is looked for that could be
+    form: t.Any = _Form  # nothing can be edited, so Flask-Admin need not build a form
 
     _default_name = "Responses"
     _sorted_by = ("created_at", "action", "ignored", "value", "ip_address", "http_referrer")
@@ -366,7 +367,7 @@ class ReferralResponseAdmin(_RecordView):
         return ["referral.code", *(f"referral.{column}" for column in users), *users, "ip_address"]
 
     def get_query(self) -> t.Any:
-        """Return the responses with their links and the users of both, in one statement."""
+        """Return a query that also loads the links and the users of both."""
         referral = joinedload(self.model.referral)
         if self._models.user is None:
             return super().get_query().options(referral)
@@ -374,13 +375,13 @@ class ReferralResponseAdmin(_RecordView):
 
 
 def add_views(admin: Admin, category: str = "Referrals") -> None:
-    """Add both views to an admin; to change one, add your own subclasses with ``admin.add_view`` instead.
+    """Add both views to an admin. To customise a view, add your own subclass with ``admin.add_view`` instead.
 
-    :param admin: the admin, of an app that has its referrals.
-    :param category: the menu that they are in.
-    :raises ConfigurationError: the admin has no app yet, or its app no referrals.
+    :param admin: the admin of an app with ``referrals.init_app(app)``.
+    :param category: the menu that contains the views.
+    :raises ConfigurationError: if the admin has no app, or the app has no referrals.
     """
     if admin.app is None:
-        raise ConfigurationError("This admin has no app: call 'admin.init_app(app)' before the views are added.")
+        raise ConfigurationError("This admin has no app. Call 'admin.init_app(app)' before you add the views.")
     for view in (ReferralAdmin, ReferralResponseAdmin):
         admin.add_view(view(admin.app, category=category))

@@ -1,37 +1,38 @@
-"""For forms with WTForms: a field for a referral's code."""
+"""A WTForms validator for referral codes. Install ``Flask-Referrals[wtforms]``."""
 
 import typing as t
 
-from wtforms import Field
-from wtforms import Form
+from wtforms import Field, Form
 from wtforms.validators import ValidationError
 
-from ..attaching import find
-from ..exceptions import InvalidValueError
-from ..exceptions import TooManyGuessesError
-from ..visitors import resolve_request
+from ..exceptions import InvalidValueError, TooManyGuessesError
+from ..links import find_typed_link
+from ..state import current_state
+from ..web.client import resolve_request
 
 
 class ReferralCode:
-    """Validates that a field is empty or the code of a living referral; record it with ``Referral.attach``.
+    """Validate that a field is empty or holds the code of an active referral. Record it with ``Referral.attach``.
 
-    :param message: what to say of any other.
+    :param message: the error message for an unknown or expired code.
     """
 
     def __init__(self, message: str | None = None) -> None:
         self.message = message
 
     def __call__(self, form: Form, field: Field) -> None:
-        """Check a field.
+        """Validate a field.
 
-        :raises ValidationError: there is no such code, or too many wrong ones came from this address.
+        :raises ValidationError: if the code is unknown or expired, or this address sent too many such codes.
         """
         typed: t.Any = field.data
         if not typed:
             return
         try:
-            find(typed, resolve_request())
+            find_typed_link(current_state(), typed, resolve_request())
         except InvalidValueError:
-            raise ValidationError(self.message or field.gettext("This code is not known.")) from None
+            raise ValidationError(
+                self.message or field.gettext("This code is not valid. Check the spelling.")
+            ) from None
         except TooManyGuessesError:
-            raise ValidationError(field.gettext("Too many wrong codes: please try again in an hour.")) from None
+            raise ValidationError(field.gettext("Too many wrong codes. Try again in an hour.")) from None

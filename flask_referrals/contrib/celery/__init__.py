@@ -1,66 +1,62 @@
-"""Clicks recorded by Celery's workers, in batches, with the extra ``Flask-Referrals[celery]``.
+"""Store clicks in Celery workers, in batches. Install ``Flask-Referrals[celery]``.
 
 ::
 
-    celery_app = celery_init_app(app)       # as Flask's documentation has it: tasks run in an app context
+    celery_app = celery_init_app(app)       # from Flask's documentation: tasks run in an app context
     referrals.init_app(app, recorder=CeleryRecorder(celery_app))
 
-A click leaves the broker once it is in the database, and not before. What fails is tried again, after a pause, until it
-does not; a worker that dies leaves it to the next.
+A click stays in the broker until it is in the database. A batch that fails is retried after a pause. If a worker dies,
+another worker stores its clicks.
 """
 
 import os
 import time
 import typing as t
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from celery import Celery
 from celery.worker.consumer import Consumer
 from kombu.connection import Connection
 
-from ... import queued
 from ...failures import log_failure
-from ...queued import Event
-from .messages import Collector
-from .messages import Messages
-from .stream import Drainer
-from .stream import Stream
+from ...queue import Event, store
+from .messages import Collector, Messages
+from .stream import Drainer, Stream
 
-#: The name of the task, for the host's ``task_routes``.
+#: The name of the task. Use it in ``task_routes``.
 TASK = "flask_referrals.store"
 
-#: How many seconds the broker may take to answer. When it does not, it is left alone for a while, and no click waits.
+#: Seconds to wait for the broker, and seconds until the next attempt if it did not answer, so that no click waits.
 _TIMEOUT = 1.0
 _REST = 10.0
 
 
 class CeleryRecorder:
-    """Hands clicks to Celery's broker, and has its workers store them.
+    """Send clicks to Celery's broker. Celery workers store them.
 
-    :param celery_app: the ``Celery`` app whose tasks run in the Flask app's context.
+    :param celery_app: a ``Celery`` app whose tasks run in the Flask app's context.
     """
 
     def __init__(self, celery_app: t.Any) -> None:
         self._app = celery_app
         base = type("Store", (_StoreMixin, celery_app.Task), {})
         self._task: t.Any = celery_app.task(_store, name=TASK, base=base, ignore_result=True)
-        #: The broker by process: connections that a process inherits are its parent's.
+        #: One broker for each process id, because a forked process must not use its parent's connections.
         self._brokers: dict[int, Messages | Stream] = {}
         self._rests_until = 0.0
 
     def __call__(self, event: Event) -> None:
-        """Return once the broker has the click.
+        """Send a click, and return when the broker has it.
 
         :param event: the click.
-        :raises Exception: the broker has refused it, or has not answered in time.
+        :raises Exception: if the broker refuses the click, or does not answer in time.
         """
-        if self._app.conf.task_always_eager:  # in a test of the host's
-            queued.store([event])
+        if self._app.conf.task_always_eager:  # set in the tests of hosts
+            store([event])
             return
         began = time.monotonic()
         if began < self._rests_until:
-            raise TimeoutError("The broker has not answered lately.")
+            raise TimeoutError("The broker did not answer; the next attempt is in a few seconds.")
         try:
             broker = self._brokers.get(os.getpid())
             if broker is None:
@@ -79,23 +75,23 @@ def _is_redis(broker: Connection) -> bool:
 
 
 def _store(events: Sequence[Event]) -> None:
-    """Store clicks: what the task does."""
+    """Store clicks. This is the body of the task."""
     try:
-        queued.store(events)
+        store(events)
     except Exception:
-        log_failure("%d clicks could not be stored; they are kept, and tried again.", len(events))
+        log_failure("Could not store %d clicks; they stay queued and are retried.", len(events))
         raise
 
 
 class _StoreMixin:
-    """A task whose messages a worker collects, instead of running each by itself."""
+    """Collect the messages of a task into batches, instead of running each alone."""
 
     _drainer: Drainer | None = None
 
     def Strategy(self, task: t.Any, app: Celery, consumer: Consumer) -> Callable[..., None]:
-        """Return what a worker calls with each message: a new one each time it has connected to the broker.
+        """Return the function that a worker calls with each message.
 
-        What was under way before that comes again.
+        Celery calls this after each connection to the broker, which then delivers unacknowledged messages again.
         """
         collector = Collector(task, consumer)
         if self._drainer is not None:

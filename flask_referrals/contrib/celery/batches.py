@@ -1,4 +1,4 @@
-"""What a process of the worker's does with a batch of clicks."""
+"""Store a batch of clicks in a process of the worker."""
 
 import logging
 import typing as t
@@ -7,41 +7,36 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 from celery.utils.log import get_task_logger
 
-from ...queued import Event
+from ...queue import Event
 
 logger: logging.Logger = get_task_logger(__name__)
 
-#: How many clicks are stored at once, and how many seconds the first of them waits for the others.
+#: Maximum number of clicks in a batch, and seconds that the first click waits for others.
 SIZE = 500
 INTERVAL = 1.0
 
-#: The longest pause before a batch is tried again, in seconds; the first is one second, and they double.
+#: Maximum seconds before a retry. The first pause is one second, and each pause doubles.
 _PAUSE = 10.0
 
-#: What becomes of a batch.
+#: Results of :func:`store_batch`: stored, retry later, or at least one click cannot be stored.
 STORED, FAILED, REFUSED = "stored", "failed", "refused"
 
-#: What says that the database is not there, or busy. Any other error is about one of the clicks.
+#: Errors of an unreachable or busy database. Any other error is caused by one of the clicks.
 _PASSING = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
 
-def store(task: t.Any, events: Sequence[Event]) -> str:
-    """Store a batch; nothing is raised.
-
-    :param task: the task, which Celery gives an app context.
-    :param events: the clicks.
-    :return: what became of it.
-    """
+def store_batch(task: t.Any, events: Sequence[Event]) -> str:
+    """Store a batch, and return the result instead of raising an error. Celery gives the task an app context."""
     try:
         task(events)
     except _PASSING:
         return FAILED
     except Exception:
-        logger.exception("Among %d clicks, one at least cannot be stored.", len(events))
+        logger.exception("At least one of %d clicks cannot be stored.", len(events))
         return REFUSED
     return STORED
 
 
 def pause(failures: int) -> float:
-    """Return how many seconds to wait after some failures."""
+    """Return the seconds to wait after a number of failures."""
     return min(2.0 ** (failures - 1), _PAUSE)

@@ -1,13 +1,12 @@
-"""Clicks in a stream of Redis, which a worker reads from its beginning, and cuts when they are stored.
+"""For Redis: append clicks to a stream. A worker reads it from the start, and deletes clicks that are stored.
 
-They are no messages of Celery's, for on Redis those are taken from the queue first, and noted as unacknowledged then: a
-worker that is killed in between loses one.
+Celery's own messages are not safe on Redis: a worker takes a message from the queue before it saves the message as
+unacknowledged, so a message is lost if the worker is killed in between.
 """
 
 import json
 import typing as t
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 
@@ -17,48 +16,41 @@ from redis.backoff import NoBackoff
 from redis.exceptions import LockError
 from redis.retry import Retry
 
-from ...queued import Event
+from ...queue import Event
 from . import batches
 
 _FIELD = "event"
 
-#: For how many seconds a worker that reads the stream keeps others away. When it dies they wait as long; two that read
-#: at the same time store the same, once.
+#: Seconds for which a worker locks the stream. If it dies, others wait as long. Even if two workers read the stream at
+#: the same time, each click is stored once.
 _LEASE = 10.0
 
-#: How many seconds Redis may take to answer a worker.
+#: Seconds that a worker waits for Redis.
 _TIMEOUT = 10.0
 
 
 class Stream:
-    """The stream, for one process.
+    """The stream of one process. It is named after the queue of the task.
 
-    :param task: by its queue the stream is named.
-    :param timeout: how many seconds Redis may take to answer.
+    :param task: the task.
+    :param timeout: the seconds to wait for Redis.
     """
 
     def __init__(self, task: t.Any, timeout: float) -> None:
         options = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
-        # Celery's own client, for it knows of passwords, certificates and sentinels.
+        # Celery's client is configured with the passwords, certificates and sentinels.
         self._connection = task.app.connection_for_write(connect_timeout=timeout, transport_options=options)
         self._redis: Redis = self._connection.default_channel.client
-        # Once, for the connection may have been lost since the last click.
+        # One retry, because the connection may have been lost since the last click.
         self._redis.set_retry(Retry(NoBackoff(), 1))
         self._key = _key(task)
 
     def publish(self, event: Event) -> None:
-        """Return once Redis has a click.
-
-        :param event: the click.
-        """
+        """Append a click, and return when Redis has it."""
         self._redis.xadd(self._key, {_FIELD: json.dumps(event)})
 
     def drain(self, task: t.Any) -> str:
-        """Store all that is in the stream, unless another is at it.
-
-        :param task: what stores a batch.
-        :return: what became of it.
-        """
+        """Store all clicks of the stream, unless another worker does. Return the result of the last batch."""
         lock = self._redis.lock(f"{self._key}.lock", timeout=_LEASE, blocking=False)
         if not lock.acquire():
             return batches.STORED
@@ -69,7 +61,7 @@ class Stream:
                 outcome = self._store(task, events)
                 if outcome == batches.FAILED:
                     break
-        except LockError:  # it took too long, and another is at it
+        except LockError:  # the lock expired, and another worker has it
             pass
         finally:
             with suppress(LockError):
@@ -79,7 +71,7 @@ class Stream:
     def _batches(self) -> Iterator[dict[bytes, Event]]:
         after = "-"
         entries: t.Any = [()] * batches.SIZE
-        # What is no whole batch is the last: those that came meanwhile wait for others, or each batch would be small.
+        # Stop after a batch that is not full, so that new clicks can gather into another full batch.
         while len(entries) == batches.SIZE:
             entries = self._redis.xrange(self._key, min=after, count=batches.SIZE)
             if entries:
@@ -87,11 +79,11 @@ class Stream:
                 after = f"({entries[-1][0].decode()}"
 
     def _store(self, task: t.Any, events: Mapping[bytes, Event]) -> str:
-        outcome = batches.store(task, list(events.values()))
+        outcome = batches.store_batch(task, list(events.values()))
         if outcome == batches.STORED:
             self._redis.xdel(self._key, *events)
         elif outcome == batches.REFUSED and len(events) > 1:
-            # The one that cannot be stored is left where it is, and keeps nobody else.
+            # Split the batch to find the click that cannot be stored. It stays in the stream; the others are stored.
             entries = list(events.items())
             middle = len(entries) // 2
             halves = [self._store(task, dict(half)) for half in (entries[:middle], entries[middle:])]
@@ -110,23 +102,16 @@ def _stream(task_name: str, app: Celery) -> Stream:
 
 
 def drain(task: t.Any) -> str:
-    """Store what is in the stream, in a process of the worker's; nothing is raised.
-
-    :param task: the task.
-    """
+    """Store the clicks of the stream in a process of the worker, and return the result instead of raising an error."""
     try:
         return _stream(task.name, task.app).drain(task)
     except Exception:
-        batches.logger.exception("Redis could not be read, or what it holds.")
+        batches.logger.exception("Could not read the clicks from Redis; trying again after a pause.")
         return batches.FAILED
 
 
 class Drainer:
-    """Has the stream read, again and again, in a worker of its queue's.
-
-    :param task: what stores a batch.
-    :param consumer: the worker's.
-    """
+    """Read the stream at intervals, in each worker that consumes its queue."""
 
     def __init__(self, task: t.Any, consumer: t.Any) -> None:
         self._task = task
@@ -138,7 +123,7 @@ class Drainer:
             self._later(batches.INTERVAL)
 
     def stop(self) -> None:
-        """Do it no more."""
+        """Stop reading."""
         self._is_stopped = True
 
     def _later(self, seconds: float) -> None:
