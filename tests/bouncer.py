@@ -14,9 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.databases import unavailable
-from tests.servers import free_port
-from tests.servers import new_folder
-from tests.servers import popen
+from tests.servers import free_port, new_folder, popen
 
 _PATIENCE = 30
 

@@ -9,31 +9,21 @@ import argparse
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from dataclasses import field
-from datetime import datetime
-from datetime import timezone
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 import time_machine
-from hypothesis import HealthCheck
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine
-from hypothesis.stateful import initialize
-from hypothesis.stateful import invariant
-from hypothesis.stateful import rule
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy import event
 
-from flask_referrals import Referral
-from flask_referrals import ReferralResponse
-from tests.databases import NAMES
-from tests.databases import new_database
-from tests.host import Host
-from tests.host import make_host
+from flask_referrals import Referral, ReferralResponse
+from tests.databases import NAMES, new_database
+from tests.host import Host, make_host
 
 START = 1_900_000_000
 HOUR, DAY = 3600, 86400

@@ -36,7 +36,8 @@ def new_database(name: str, folder: Path) -> Iterator[str]:
         with server.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {database}")
     except sa.exc.OperationalError as error:
-        unavailable(f"No {name} server: {error.orig}. Set TEST_{name.upper()}_URL.")
+        reason = str(error.orig).partition("\n")[0]
+        unavailable(f"No {name} server ({reason}): set TEST_{name.upper()}_URL.")
     try:
         yield server.url.set(database=database).render_as_string(hide_password=False)
     finally:

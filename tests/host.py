@@ -1,34 +1,23 @@
 """A small site that uses the extension as its README says."""
 
 import threading
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from flask import Flask
-from flask import redirect
-from flask import request
-from flask import session
+from flask import Flask, redirect, request, session
 from flask.testing import FlaskClient
 from flask.typing import ResponseReturnValue
-from flask_login import LoginManager
-from flask_login import UserMixin
-from flask_login import login_user
-from flask_login import logout_user
+from flask_login import LoginManager, UserMixin, login_user, logout_user
 from flask_sqlalchemy import SQLAlchemy
+from jinja2 import FileSystemBytecodeCache
 from sqlalchemy import event
-from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.orm import Mapped
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from flask_referrals import Referral
-from flask_referrals import ReferralResponse
-from flask_referrals import Referrals
+from flask_referrals import Referral, ReferralResponse, Referrals
 
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
@@ -107,6 +96,7 @@ def make_host(
 
     app = Flask(__name__)
     app.test_client_class = BrowserClient
+    app.jinja_options = {"bytecode_cache": FileSystemBytecodeCache()}  # templates are compiled once for all apps
     app.config.from_mapping(SECRET_KEY="a test's secret", SQLALCHEMY_DATABASE_URI=url, TESTING=True)
     app.config.update(config)
     db.init_app(app)
@@ -171,13 +161,23 @@ def statements(db: SQLAlchemy) -> Iterator[list[str]]:
     def on_commit(conn: Any) -> None:
         sent.append("COMMIT")
 
-    event.listen(db.engine, "before_cursor_execute", on_execute)
-    event.listen(db.engine, "commit", on_commit)
+    engine = db.engine
+    event.listen(engine, "before_cursor_execute", on_execute)
+    event.listen(engine, "commit", on_commit)
     try:
         yield sent
     finally:
-        event.remove(db.engine, "before_cursor_execute", on_execute)
-        event.remove(db.engine, "commit", on_commit)
+        event.remove(engine, "before_cursor_execute", on_execute)
+        event.remove(engine, "commit", on_commit)
+
+
+@contextmanager
+def sent_by_requests(host: Host) -> Iterator[list[str]]:
+    """Collect the same while the block sends requests, each of which has an app context of its own."""
+    with ExitStack() as stack:
+        with host.app.app_context():
+            sent = stack.enter_context(statements(host.db))
+        yield sent
 
 
 def stored_by(db: SQLAlchemy) -> list[str]:

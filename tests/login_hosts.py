@@ -6,23 +6,14 @@ What a package needs is imported inside, as not every Python has every package.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-from typing import Protocol
+from typing import Any, Protocol
 
 import sqlalchemy as sa
-from flask import Flask
-from flask import Response
-from flask import g
-from flask import jsonify
-from flask import request
-from flask import session
+from flask import Flask, Response, g, jsonify, request, session
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.orm import Mapped
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from flask_referrals import Referral
-from flask_referrals import Referrals
+from flask_referrals import Referral, Referrals
 from tests.host import BrowserClient
 
 REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/")
@@ -73,10 +64,7 @@ def opened(give_users: GiveUsers, url: str, **config: Any) -> Iterator[Site]:
 
 def flask_login(app: Flask, db: SQLAlchemy) -> None:
     """Flask-Login, with views that clear the session first."""
-    from flask_login import LoginManager
-    from flask_login import UserMixin
-    from flask_login import login_user
-    from flask_login import logout_user
+    from flask_login import LoginManager, UserMixin, login_user, logout_user
 
     class User(UserMixin, db.Model):  # type: ignore[name-defined, misc]
         id: Mapped[int] = mapped_column(primary_key=True)
@@ -124,10 +112,7 @@ def flask_session(app: Flask, db: SQLAlchemy) -> None:
 
 def flask_login_without_user_model(app: Flask, db: SQLAlchemy) -> None:
     """Flask-Login with users who are not in the database."""
-    from flask_login import LoginManager
-    from flask_login import UserMixin
-    from flask_login import login_user
-    from flask_login import logout_user
+    from flask_login import LoginManager, UserMixin, login_user, logout_user
 
     class Employee(UserMixin):  # type: ignore[misc]
         def __init__(self, name: str) -> None:
@@ -187,7 +172,7 @@ def flask_security(app: Flask, db: SQLAlchemy, *, record_sign_up: bool = True) -
 
         @user_registered.connect_via(app)
         def record(app: Flask, user: User, **extra: Any) -> None:
-            Referral.record_response("SIGNED_UP", user=user)
+            Referral.record_response("SIGNED_UP", user=user, join=True)
 
 
 def flask_security_without_sign_up(app: Flask, db: SQLAlchemy) -> None:
@@ -197,10 +182,7 @@ def flask_security_without_sign_up(app: Flask, db: SQLAlchemy) -> None:
 
 def flask_jwt_extended(app: Flask, db: SQLAlchemy) -> None:
     """Flask-JWT-Extended: nobody is logged in, the user comes with each request."""
-    from flask_jwt_extended import JWTManager
-    from flask_jwt_extended import create_access_token
-    from flask_jwt_extended import get_current_user
-    from flask_jwt_extended import verify_jwt_in_request
+    from flask_jwt_extended import JWTManager, create_access_token, get_current_user, verify_jwt_in_request
     from flask_jwt_extended.exceptions import JWTExtendedException
     from jwt import PyJWTError
 
@@ -230,7 +212,7 @@ def flask_jwt_extended(app: Flask, db: SQLAlchemy) -> None:
         user = User(name=request.form["name"])
         db.session.add(user)
         db.session.commit()
-        Referral.record_response("SIGNED_UP", user=user)
+        Referral.record_response("SIGNED_UP", user=user, join=True)
         return jsonify(access_token=create_access_token(str(user.id)))
 
     @app.post("/login")
@@ -247,10 +229,7 @@ def flask_jwt_extended(app: Flask, db: SQLAlchemy) -> None:
 
 def flask_jwt_extended_without_user_model(app: Flask, db: SQLAlchemy) -> None:
     """Flask-JWT-Extended with tokens of somebody else's users; a token that is no good fails as it will."""
-    from flask_jwt_extended import JWTManager
-    from flask_jwt_extended import create_access_token
-    from flask_jwt_extended import get_jwt_identity
-    from flask_jwt_extended import verify_jwt_in_request
+    from flask_jwt_extended import JWTManager, create_access_token, get_jwt_identity, verify_jwt_in_request
 
     app.config.from_mapping(JWT_SECRET_KEY="another secret of a test, of 32 bytes at least")
     JWTManager(app)
@@ -299,7 +278,7 @@ def tutorial(app: Flask, db: SQLAlchemy) -> None:
         db.session.commit()
         session.clear()
         session["user_id"] = user.id
-        Referral.record_response("SIGNED_UP", user=user)
+        Referral.record_response("SIGNED_UP", user=user, join=True)
         return ""
 
     @app.post("/login")

@@ -13,8 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.cluster import galera
-from tests.cluster import haproxy
+from tests.cluster import galera, haproxy
 from tests.cluster.run import run
 
 

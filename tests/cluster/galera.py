@@ -6,16 +6,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pymysql
 
-from tests.servers import finish
-from tests.servers import free_port
-from tests.servers import new_folder
-from tests.servers import popen
+from tests.servers import finish, free_port, new_folder, popen
 
 PROVIDER = Path("/usr/lib/galera/libgalera_smm.so")
 _PROGRAMS = ("mariadbd", "mariadb-install-db", "wsrep_sst_rsync", "rsync", "lsof")

@@ -6,26 +6,18 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from datetime import timedelta
-from datetime import timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from flask_referrals import Referral
-from flask_referrals import ReferralResponse
-from tests.cluster.galera import DATABASE
-from tests.cluster.galera import Cluster
-from tests.cluster.galera import Node
+from flask_referrals import Referral, ReferralResponse
+from tests.cluster.galera import DATABASE, Cluster, Node
 from tests.cluster.haproxy import new_proxy
-from tests.cluster.site import Site
-from tests.cluster.site import Visit
-from tests.cluster.site import new_host
+from tests.cluster.site import Site, Visit, new_host
 from tests.host import Host
-from tests.web import ROOT
-from tests.web import Clients
+from tests.web import ROOT, Clients
 
 _CLIENTS = 12
 #: The longest time without an answer, in seconds.

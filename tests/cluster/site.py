@@ -6,8 +6,7 @@ import os
 import random
 import re
 import time
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,12 +15,9 @@ from urllib.parse import urlencode
 from flask import Flask
 
 from flask_referrals import Referral
-from tests.host import Host
-from tests.host import make_host
+from tests.host import Host, make_host
 from tests.pages import snippet
-from tests.web import Answer
-from tests.web import Server
-from tests.web import tell_workers
+from tests.web import Answer, Server, tell_workers
 
 #: How many links of the site's own there are.
 LINKS = 20

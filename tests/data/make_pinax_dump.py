@@ -19,8 +19,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db.models import F
 from django.http import HttpResponse
-from django.urls import include
-from django.urls import path
+from django.urls import include, path
 from django.utils import timezone
 
 
@@ -67,11 +66,9 @@ def set_up(folder: str) -> None:
 
 def live() -> None:
     """What happens on the site."""
-    from django.contrib.auth.models import Group
-    from django.contrib.auth.models import User
+    from django.contrib.auth.models import Group, User
     from django.test import Client
-    from pinax.referrals.models import Referral
-    from pinax.referrals.models import ReferralResponse
+    from pinax.referrals.models import Referral, ReferralResponse
 
     olga = User.objects.create(username="olga")
     fred = User.objects.create(username="fred")

@@ -19,11 +19,9 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from tests.databases import NAMES
-from tests.databases import new_database
+from tests.databases import NAMES, new_database
 from tests.faults.site import Site
-from tests.web import Answer
-from tests.web import Clients
+from tests.web import Answer, Clients
 
 _CLIENTS = 8
 #: The longest time without an answer: a restart of the server takes some two seconds.

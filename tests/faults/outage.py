@@ -16,19 +16,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.faults.site import WORKERS
-from tests.faults.site import Site
-from tests.servers import finish
-from tests.servers import free_port
-from tests.servers import new_folder
-from tests.web import Answer
-from tests.web import Clients
+from tests.faults.site import WORKERS, Site
+from tests.servers import finish, free_port, new_folder
+from tests.web import Answer, Clients
 
 #: For how long requests come in before and after, in seconds.
 _MARGIN = 1.0

@@ -22,16 +22,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from tests.faults.outage import PostgreSQL
-from tests.faults.outage import find_programs
-from tests.faults.outage import new_server
-from tests.faults.rabbitmq import RabbitMQ
-from tests.faults.rabbitmq import find_program
-from tests.faults.rabbitmq import new_node
-from tests.faults.site import WORKERS
-from tests.faults.site import Site
-from tests.faults.workers import Worker
-from tests.faults.workers import new_queue
+from tests.faults.outage import PostgreSQL, find_programs, new_server
+from tests.faults.rabbitmq import RabbitMQ, find_program, new_node
+from tests.faults.site import WORKERS, Site
+from tests.faults.workers import Worker, new_queue
 from tests.login_hosts import REDIS_URL
 from tests.web import Clients
 

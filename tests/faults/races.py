@@ -16,22 +16,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from flask_referrals import Referral
-from flask_referrals import ReferralResponse
-from flask_referrals import user_linked_to_response
-from tests.databases import NAMES
-from tests.databases import new_database
-from tests.host import Host
-from tests.host import in_parallel
-from tests.host import make_host
+from flask_referrals import Referral, ReferralResponse, user_linked_to_response
+from tests.databases import NAMES, new_database
+from tests.host import Host, in_parallel, make_host
 
 
 @dataclass

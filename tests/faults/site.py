@@ -10,18 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from flask import Flask
-from flask import request
+from flask import Flask, request
 from sqlalchemy.orm import make_transient_to_detached
 
-from flask_referrals import Referral
-from flask_referrals import ReferralResponse
+from flask_referrals import Referral, ReferralResponse
 from tests.faults.workers import make_recorder
-from tests.host import Host
-from tests.host import make_host
-from tests.web import Answer
-from tests.web import Server
-from tests.web import tell_workers
+from tests.host import Host, make_host
+from tests.web import Answer, Server, tell_workers
 
 #: How many requests the site works on at the same time.
 WORKERS = 2
@@ -112,4 +107,4 @@ class Site(Server):
 
     def lost(self) -> int:
         """Return how many clicks the server's log says were not recorded."""
-        return self.logged("could not be (?:recorded|looked up)")
+        return self.logged("could not be recorded|Could not read the link")

@@ -17,21 +17,14 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from flask import Response
-from flask import jsonify
-from flask import render_template_string
-from flask import request
+from flask import Response, jsonify, render_template_string, request
 from flask.testing import FlaskClient
 from flask.typing import ResponseReturnValue
 from flask_login import login_user
@@ -39,16 +32,11 @@ from sqlalchemy import event
 from werkzeug.test import TestResponse
 
 import flask_referrals
-from flask_referrals import Referral
-from flask_referrals import ReferralResponse
-from flask_referrals import referral_created
-from flask_referrals import response_recorded
-from flask_referrals import totals
-from flask_referrals import user_linked_to_response
-from tests.databases import NAMES
-from tests.databases import new_database
-from tests.host import BROWSER
-from tests.host import make_host
+from flask_referrals import Referral, ReferralResponse, referral_created, response_recorded, user_linked_to_response
+from flask_referrals.db import totals
+from flask_referrals.state import current_state
+from tests.databases import NAMES, new_database
+from tests.host import BROWSER, make_host
 
 PACKAGE = f"{Path(flask_referrals.__file__).parent}{os.sep}"
 SIGNALS = (referral_created, response_recorded, user_linked_to_response)
@@ -243,7 +231,7 @@ class Site:
             for code in LINKS:
                 Referral.create("/target", code=code, label=code)
             self.product = self.host.add(self.host.Product(name="kettle")).id
-        self._models = self.host.app.extensions["referrals"].models
+        self._models = self.host.app.extensions["referrals"].database.models
         # What is durable shows on a connection of its own.
         self._outside = sa.create_engine(url, isolation_level="AUTOCOMMIT")
 
@@ -658,7 +646,7 @@ def _call(
                     site.host.db.session.execute(sa.delete(site.host.db.metadata.tables["referral_total"]))
                     site.host.db.session.commit()
                 else:
-                    totals.roll_up()
+                    totals.roll_up(current_state().database)
             data["response"] = str(newest)
         return Attempt(
             client, lambda: client.post(f"/call/{name}", data=data), pending=data.get("pending"), after=after

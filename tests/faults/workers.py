@@ -7,14 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import redis
 from flask import Flask
 from kombu.connection import Connection
+from kombu.exceptions import OperationalError
 
 from flask_referrals.contrib.celery import CeleryRecorder
 from tests.databases import unavailable
@@ -61,8 +61,8 @@ def new_queue(broker: str) -> Iterator[dict[str, str]]:
     with Connection(broker, connect_timeout=2) as connection:
         try:
             connection.ensure_connection(max_retries=1, timeout=2)
-        except connection.connection_errors as error:
-            unavailable(f"No broker: {error}. Set TEST_RABBITMQ_URL or TEST_REDIS_URL.")
+        except (OperationalError, *connection.connection_errors) as error:
+            unavailable(f"No broker ({error}): set TEST_RABBITMQ_URL or TEST_REDIS_URL.")
     yield {BROKER: broker, QUEUE: queue}
     if broker.startswith("redis"):
         with redis.Redis.from_url(broker) as server:

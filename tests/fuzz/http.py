@@ -18,34 +18,23 @@ import re
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from dataclasses import field
-from datetime import datetime
-from datetime import timezone
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from flask import render_template_string
-from hypothesis import HealthCheck
-from hypothesis import Phase
-from hypothesis import given
-from hypothesis import seed
-from hypothesis import settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from werkzeug.test import create_environ
-from werkzeug.test import run_wsgi_app
+from werkzeug.test import create_environ, run_wsgi_app
 
 from flask_referrals import Referral
-from tests.databases import NAMES
-from tests.databases import new_database
+from tests.databases import NAMES, new_database
 from tests.faults.statements import forget_durability
-from tests.host import BROWSER
-from tests.host import Host
-from tests.host import make_host
+from tests.host import BROWSER, Host, make_host
 
 #: So many requests are made up with one seed: the longer Hypothesis goes on, the slower it gets.
 BATCH = 1000

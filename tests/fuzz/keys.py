@@ -18,24 +18,17 @@ import string
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flask.sessions import SecureCookieSessionInterface
-from itsdangerous import Signer
-from itsdangerous import TimestampSigner
-from itsdangerous import URLSafeSerializer
-from itsdangerous import URLSafeTimedSerializer
+from itsdangerous import Signer, TimestampSigner, URLSafeSerializer, URLSafeTimedSerializer
 from werkzeug.http import dump_cookie
 
 from flask_referrals import Referral
-from tests.host import BROWSER
-from tests.host import Host
-from tests.host import make_host
-from tests.host import statements
+from tests.host import BROWSER, Host, make_host, statements
 
 #: Where the key is, and what it is signed for.
 ENTRY = "_referral"

@@ -23,14 +23,10 @@ import time
 import typing as t
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from dataclasses import field
-from datetime import datetime
-from datetime import timezone
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
-from urllib.parse import quote
-from urllib.parse import unquote_plus
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_plus, unquote_to_bytes
 from wsgiref.handlers import SimpleHandler
 
 from ada_url import URL
@@ -40,20 +36,10 @@ from werkzeug.serving import make_server
 
 from flask_referrals import Referral
 from flask_referrals.exceptions import InvalidValueError
-from flask_referrals.redirects import MAX_LENGTH
-from flask_referrals.redirects import safe_location
-from tests.host import BROWSER
-from tests.host import Host
-from tests.host import make_host
-from tests.test_redirects import ALLOWED_ORIGIN
-from tests.test_redirects import HOSTS
-from tests.test_redirects import LISTED
-from tests.test_redirects import OWN_HOST
-from tests.test_redirects import PIECES
-from tests.test_redirects import REFUSED
-from tests.test_redirects import SURROGATES
-from tests.test_redirects import TAKEN
-from tests.test_redirects import QuietHandler
+from flask_referrals.redirects import MAX_LENGTH, safe_location
+from tests.host import BROWSER, Host, make_host
+from tests.site.test_redirects import QuietHandler
+from tests.unit.test_redirects import ALLOWED_ORIGIN, HOSTS, LISTED, OWN_HOST, PIECES, REFUSED, SURROGATES, TAKEN
 
 SEEDS = [*TAKEN, *REFUSED, *SURROGATES]
 STORED = "/welcome"

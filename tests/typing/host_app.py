@@ -2,35 +2,32 @@
 
 import typing as t
 from collections.abc import Sequence
-from datetime import datetime
-from datetime import timedelta
-from datetime import timezone
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 
 import sqlalchemy as sa
-from flask import Flask
-from flask import request
+from flask import Flask, request
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.orm import DeclarativeBase
-from sqlalchemy.orm import Mapped
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from typing_extensions import assert_type
 from werkzeug.wrappers import Request
 
-from flask_referrals import CodeTakenError
-from flask_referrals import ConfigurationError
-from flask_referrals import InvalidValueError
-from flask_referrals import Referral
-from flask_referrals import ReferralMixin
-from flask_referrals import ReferralResponse
-from flask_referrals import ReferralResponseMixin
-from flask_referrals import Referrals
-from flask_referrals import ReferralsError
-from flask_referrals import TooManyGuessesError
-from flask_referrals import current_referrals
-from flask_referrals import referral_created
-from flask_referrals import response_recorded
-from flask_referrals import user_linked_to_response
+from flask_referrals import (
+    CodeTakenError,
+    ConfigurationError,
+    InvalidValueError,
+    Referral,
+    ReferralMixin,
+    ReferralResponse,
+    ReferralResponseMixin,
+    Referrals,
+    ReferralsError,
+    TooManyGuessesError,
+    current_referrals,
+    referral_created,
+    response_recorded,
+    user_linked_to_response,
+)
 
 
 class Base(DeclarativeBase):
@@ -204,7 +201,8 @@ def delete_account(user: User) -> None:
 
 def type_in(user: User, code: str) -> str:
     try:
-        return Referral.attach(code, user=user, request=request, commit=True).action
+        response = Referral.attach(code, user=user, request=request, join=True, commit=True)
+        return response.action if response is not None else "please try again"
     except TooManyGuessesError:
         return "please wait"
 

@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 import flask_referrals
-from flask_referrals import ReferralMixin
-from flask_referrals import ReferralResponseMixin
-from flask_referrals import Referrals
+from flask_referrals import ReferralMixin, ReferralResponseMixin, Referrals
 
 NODES = list(ast.walk(ast.parse((Path(__file__).parent / "host_app.py").read_text())))
 #: The names that are looked up, the attributes, and the names of arguments in calls.

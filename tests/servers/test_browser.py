@@ -1,0 +1,148 @@
+"""The example shop in a real browser: what only scripts do."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import staleness_of, visibility_of_element_located
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.databases import unavailable
+from tests.host import BROWSER
+from tests.shop import open_shop
+
+pytestmark = pytest.mark.slow
+
+_OPTIONS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync --window-size=1280,1000"
+)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    driver = shutil.which("chromedriver")
+    if driver is None:
+        unavailable("There is no chromedriver: install Debian's chromium and chromium-driver.")
+    options = webdriver.ChromeOptions()
+    for argument in _OPTIONS.split():
+        options.add_argument(argument)
+    options.add_argument(f"--user-agent={BROWSER}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        yield browser
+    finally:
+        browser.quit()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[str]:
+    with open_shop(f"sqlite:///{tmp_path / 'shop.db'}", tmp_path) as address:
+        yield address
+
+
+def log_in(browser: webdriver.Chrome, shop: str) -> None:
+    browser.get(f"{shop}/login?next=/tea/gunpowder")
+    browser.find_element(By.NAME, "name").send_keys("alice")
+    browser.find_element(By.NAME, "password").send_keys("tea\n")
+    WebDriverWait(browser, 10).until(visibility_of_element_located((By.CSS_SELECTOR, "[data-referral-form]")))
+
+
+def make_link(browser: webdriver.Chrome) -> str:
+    browser.find_element(By.CSS_SELECTOR, "[data-referral-form] [type=submit]").click()
+    shown = visibility_of_element_located((By.CSS_SELECTOR, ".referral-result input"))
+    return WebDriverWait(browser, 10).until(shown).get_attribute("value") or ""
+
+
+def test_form_shows_the_link_without_leaving_the_page(browser: webdriver.Chrome, shop: str) -> None:
+    log_in(browser, shop)
+    link = make_link(browser)
+    assert link.startswith(f"{shop}/referrals/")
+    assert browser.current_url == f"{shop}/tea/gunpowder"
+    browser.delete_all_cookies()
+    browser.get(link)
+    assert browser.current_url == f"{shop}/tea/gunpowder"
+    assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]  # the page's Content-Security-Policy was not violated
+
+
+def test_form_says_so_when_the_login_has_expired(browser: webdriver.Chrome, shop: str) -> None:
+    log_in(browser, shop)
+    browser.delete_all_cookies()
+    browser.find_element(By.CSS_SELECTOR, "[data-referral-form] [type=submit]").click()
+    result = browser.find_element(By.CSS_SELECTOR, ".referral-result")
+    WebDriverWait(browser, 10).until(lambda _: "logged in" in result.text)
+
+
+def test_browsers_prefetch_does_not_eat_the_click(browser: webdriver.Chrome, shop: str, tmp_path: Path) -> None:
+    log_in(browser, shop)
+    link = make_link(browser)
+    browser.delete_all_cookies()
+    browser.get(f"{shop}/")
+    browser.execute_cdp_cmd("Page.setBypassCSP", {"enabled": True})
+    browser.get(f"{shop}/")
+    browser.execute_script(
+        """
+        const rules = document.createElement("script");
+        rules.type = "speculationrules";
+        rules.textContent = JSON.stringify({prefetch: [{source: "list", urls: [arguments[0]]}]});
+        document.head.append(rules);
+        const anchor = document.createElement("a");
+        anchor.href = arguments[0]; anchor.id = "shared"; anchor.textContent = "shared";
+        document.body.prepend(anchor);
+        """,
+        link,
+    )
+    log = tmp_path / "shop.log"
+    WebDriverWait(browser, 10).until(lambda _: '" 503 ' in log.read_text())
+    browser.find_element(By.ID, "shared").click()
+    WebDriverWait(browser, 10).until(lambda _: browser.current_url == f"{shop}/tea/gunpowder")
+    browser.delete_all_cookies()
+    log_in(browser, shop)
+    browser.get(f"{shop}/account")
+    assert "Clicked by a visitor" in browser.find_element(By.TAG_NAME, "main").text
+
+
+def test_admin_lists_searches_filters_and_opens(browser: webdriver.Chrome, shop: str) -> None:
+    log_in(browser, shop)
+    link = make_link(browser)
+    browser.delete_all_cookies()
+    browser.get(link)
+    browser.delete_all_cookies()
+    log_in(browser, shop)
+
+    browser.get(f"{shop}/admin/referral/")
+    assert len(rows(browser)) == 3  # alice's, bob's, and the one to gunpowder
+    search = browser.find_element(By.NAME, "search")
+    search.send_keys(f"{link.rsplit('/', 1)[1]}\n")
+    WebDriverWait(browser, 10).until(staleness_of(search))
+    (row,) = rows(browser)
+    assert "/tea/gunpowder" in row.text
+    row.find_element(By.CSS_SELECTOR, ".col-response_count a").click()
+
+    WebDriverWait(browser, 10).until(lambda _: "/referralresponse/" in browser.current_url)
+    (row,) = rows(browser)
+    assert row.find_element(By.CSS_SELECTOR, ".col-action").text == "Clicked"
+    browser.find_element(By.LINK_TEXT, "Reset Filters").click()
+    WebDriverWait(browser, 10).until(staleness_of(row))
+    browser.find_element(By.LINK_TEXT, "Add Filter").click()
+    browser.find_element(By.LINK_TEXT, "Action").click()
+    browser.find_element(By.CSS_SELECTOR, "input.filter-val").send_keys("PURCHASED\n")
+    WebDriverWait(browser, 10).until(lambda _: "action_contains=PURCHASED" in browser.current_url)
+    assert [row.text for row in rows(browser)] == ["There are no items in the table."]
+    browser.back()
+
+    browser.find_element(By.CSS_SELECTOR, "a[title='View Record']").click()
+    WebDriverWait(browser, 10).until(lambda _: "/details/" in browser.current_url)
+    browser.find_element(By.PARTIAL_LINK_TEXT, "alice").click()
+    WebDriverWait(browser, 10).until(lambda _: "/admin/referral/details/" in browser.current_url)
+    assert link in browser.find_element(By.TAG_NAME, "table").text
+
+
+def rows(browser: webdriver.Chrome) -> list[WebElement]:
+    return browser.find_elements(By.CSS_SELECTOR, "table.model-list tbody tr")

@@ -1,0 +1,1 @@
+"""Programs that make up input, for as long as one likes."""

@@ -1,0 +1,542 @@
+"""The views in Flask-Admin."""
+
+import re
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from html import unescape
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import sqlalchemy as sa
+from flask import Flask, abort
+from flask.testing import FlaskClient
+from flask_admin import Admin, AdminIndexView
+from flask_admin.contrib.sqla import ModelView
+from flask_login import current_user
+from flask_sqlalchemy import SQLAlchemy
+
+from example_app import create_app
+from example_app.demo import add_data
+from example_app.extensions import db
+from flask_referrals import ConfigurationError, Referral, Referrals
+from flask_referrals.contrib.admin import ReferralAdmin, ReferralResponseAdmin, add_views
+from flask_referrals.models import set_loaded_target
+from flask_referrals.state import current_state
+from flask_referrals.targets import load_targets
+from tests.conftest import MakeHost
+from tests.host import Host, make_host, statements
+
+LINKS, RESPONSES = "/admin/referral/", "/admin/referralresponse/"
+SCRIPT = "<script>alert(1)</script>"
+ESCAPED = "&lt;script&gt;alert(1)&lt;/script&gt;"
+
+
+@pytest.fixture
+def host(new_host: MakeHost) -> Host:
+    host = new_host()
+    add_views(Admin(host.app))
+    return host
+
+
+@pytest.fixture
+def client(host: Host) -> FlaskClient:
+    return host.client()
+
+
+@pytest.fixture
+def links(host: Host) -> None:
+    """Olga's link to a product, which expired, and a link of nobody's, some months younger; a response to each."""
+    with host.app.app_context():
+        product = host.add(host.Product(name="Teapot"))
+        olga = Referral.create("/teapot", host.user("olga"), "mail", product, code="olga-1")
+        olga.created_at, olga.expired_at = utc(2026, 1, 31), utc(2026, 3, 1)
+        none = Referral.create("/", label="poster", code="poster-1")
+        none.created_at = utc(2026, 7, 1)
+        mia = host.user("mia")
+        respond(
+            host, olga, "RESPONDED", user_id=mia.id, is_touch=True, created_at=utc(2026, 1, 31), ip_address="1.2.3.0"
+        )
+        respond(host, none, "BOUGHT", ignored="self", created_at=utc(2026, 7, 1), ip_address="4.5.6.0")
+        host.db.session.commit()
+
+
+def utc(*numbers: int) -> datetime:
+    return datetime(*numbers, tzinfo=timezone.utc)  # type: ignore[arg-type, misc]
+
+
+def respond(host: Host, referral: Any, action: str, **columns: Any) -> Any:
+    return host.add(host.referrals.ReferralResponse(referral_id=referral.id, action=action, **columns))
+
+
+def get(client: FlaskClient, url: str, **query: str) -> str:
+    separator = "&" if "?" in url else "?"
+    answer = client.get(f"{url}{separator}{urlencode(query)}")
+    assert answer.status_code == 200
+    return answer.text
+
+
+def cells(page: str, column: str) -> list[str]:
+    """The markup in a column of a list."""
+    return re.findall(rf'<td class="col-{column}">\s*(.*?)\s*</td>', page, re.DOTALL)
+
+
+def words(markup: str) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", markup))
+
+
+def details(page: str) -> dict[str, str]:
+    """The names and markup on the page of one row."""
+    return dict(re.findall(r"<b>(.*?)</b>\s*</td>\s*<td>\s*(.*?)\s*</td>", page, re.DOTALL))
+
+
+@pytest.mark.usefixtures("links")
+def test_list_of_links(host: Host, client: FlaskClient) -> None:
+    page = get(client, LINKS)
+    assert cells(page, "code") == ["poster-1", "olga-1"]  # the newest first
+    assert cells(page, "label") == ["poster", "mail"]
+    assert [words(cell) for cell in cells(page, "redirect_to")] == ["/", "/teapot"]
+    assert [words(cell) for cell in cells(page, "user")] == ["", "<User 1>"]
+    assert [words(cell) for cell in cells(page, "target")] == ["", "<Product 1>"]
+    assert cells(page, "created_at") == ["2026-07-01 00:00:00", "2026-01-31 00:00:00"]
+    assert cells(page, "expired_at") == ["", "2026-03-01 00:00:00"]
+    assert words(cells(page, "url")[1]) == "http://localhost/referrals/olga-1"
+    assert [words(cell) for cell in cells(page, "response_count")] == ["0", "1"]  # one is ignored, one is a click
+
+
+@pytest.mark.usefixtures("links")
+def test_number_of_clicks_leads_to_the_responses(client: FlaskClient) -> None:
+    (link,) = re.findall(r'href="(.*?)"', cells(get(client, LINKS), "response_count")[0])
+    page = get(client, unescape(link))
+    assert [words(cell) for cell in cells(page, "referral")] == ["poster-1"]
+
+
+@pytest.mark.usefixtures("links")
+def test_list_of_responses(host: Host, client: FlaskClient) -> None:
+    page = get(client, RESPONSES)
+    assert cells(page, "created_at") == ["2026-07-01 00:00:00", "2026-01-31 00:00:00"]
+    assert [words(cell) for cell in cells(page, "referral")] == ["poster-1", "<User 1> (olga-1)"]
+    assert cells(page, "action") == [
+        '<span title="BOUGHT">BOUGHT</span>',
+        '<span title="RESPONDED">Clicked on the link</span>',
+    ]
+    assert [words(cell) for cell in cells(page, "user")] == ["", "<User 2>"]
+    assert cells(page, "ignored") == ["self", ""]
+    assert cells(page, "ip_address") == ["4.5.6.0", "1.2.3.0"]
+
+
+@pytest.mark.usefixtures("links")
+@pytest.mark.parametrize("term", ["olga", "OLGA-1", "mail", "^olga-", "olga mail"])
+def test_link_is_found_by_code_label_and_user(client: FlaskClient, term: str) -> None:
+    assert cells(get(client, LINKS, search=term), "code") == ["olga-1"]
+
+
+@pytest.mark.usefixtures("links")
+@pytest.mark.parametrize("term", ["olga-1", "olga", "mia", "1.2.3."])
+def test_response_is_found_by_code_owner_user_and_address(client: FlaskClient, term: str) -> None:
+    assert cells(get(client, RESPONSES, search=term), "ip_address") == ["1.2.3.0"]
+
+
+@pytest.mark.usefixtures("links")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("target_type_equals", "product"),
+        ("target_type_empty", "0"),
+        ("label_contains", "mai"),
+        ("expires_utc_smaller_than", "2026-03-01 00:00:01"),
+        ("expires_utc_empty", "0"),
+        ("created_utc_equals", "2026-01-31 00:00:00"),
+        ("created_utc_between", "2026-01-30 00:00:00 to 2026-02-01 00:00:00"),
+    ],
+)
+def test_links_are_filtered(client: FlaskClient, name: str, value: str) -> None:
+    assert cells(get(client, LINKS, **{f"flt0_{name}": value}), "code") == ["olga-1"]
+
+
+@pytest.mark.usefixtures("links")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("action_equals", "RESPONDED"),
+        ("ignored_empty", "1"),
+        ("ignored_not_in_list", "self,bot"),
+        ("time_utc_smaller_than", "2026-02-01 00:00:00"),
+        ("code_equals", "olga-1"),
+        ("touch_equals", "1"),
+    ],
+)
+def test_responses_are_filtered(client: FlaskClient, name: str, value: str) -> None:
+    assert cells(get(client, RESPONSES, **{f"flt0_{name}": value}), "ip_address") == ["1.2.3.0"]
+
+
+def test_filter_takes_times_as_utc_whatever_the_connections_zone(new_host: MakeHost, database_url: str) -> None:
+    options = {"connect_args": {"options": "-c timezone=Asia/Tokyo"}} if "postgresql" in database_url else {}
+    host = new_host(SQLALCHEMY_ENGINE_OPTIONS=options)
+    add_views(Admin(host.app))
+    with host.app.app_context():
+        Referral.create("/", code="one").created_at = utc(2026, 1, 31, 12)
+        host.db.session.commit()
+    page = get(host.client(), LINKS, flt0_created_utc_between="2026-01-31 11:59:59 to 2026-01-31 12:00:01")
+    assert cells(page, "created_at") == ["2026-01-31 12:00:00"]
+
+
+@pytest.mark.usefixtures("links")
+@pytest.mark.parametrize("url", [LINKS, RESPONSES])
+def test_every_column_that_can_be_sorted_is(client: FlaskClient, url: str) -> None:
+    columns = re.findall(r'href="([^"]*sort=\d+[^"]*)"', get(client, url))
+    assert len(columns) >= 6
+    for column in columns:
+        up, down = get(client, unescape(column)), get(client, unescape(column), desc="1")
+        assert len(cells(up, "created_at")) == len(cells(down, "created_at")) == 2
+
+
+@pytest.mark.usefixtures("links")
+def test_links_are_sorted_by_code(client: FlaskClient) -> None:
+    assert cells(get(client, LINKS, sort="1"), "code") == ["olga-1", "poster-1"]
+    assert cells(get(client, LINKS, sort="1", desc="1"), "code") == ["poster-1", "olga-1"]
+
+
+def test_response_opens_with_all_but_the_visitors_key(host: Host, client: FlaskClient) -> None:
+    with host.app.app_context():
+        key = "k" * 43
+        shown = {
+            "user_agent": "Firefox",
+            "key": "order-7",
+            "params": {"utm_source": "paper"},
+            "value": 9,
+            "currency": "GBP",
+        }
+        respond(host, Referral.create("/"), "BOUGHT", session_key=key, http_referrer="https://blog.example/", **shown)
+    page = get(client, f"{RESPONSES}details/", id="1")
+    found = details(page)
+    assert (found["User Agent"], found["Key"], found["Value"]) == ("Firefox", "order-7", "9.00 GBP")
+    assert "paper" in found["Params"]
+    assert 'href="https://blog.example/"' in found["Referrer"]
+    assert "session" not in page.lower()
+    assert key not in page + get(client, RESPONSES)
+
+
+@pytest.mark.usefixtures("links")
+def test_link_opens(client: FlaskClient) -> None:
+    found = details(get(client, f"{LINKS}details/", id="1"))
+    assert (found["Code"], words(found["Clicks"]), found["Expires (UTC)"]) == ("olga-1", "1", "2026-03-01 00:00:00")
+
+
+@pytest.mark.parametrize("key", ["5", "abc", "9" * 30, "", "1,2"])
+def test_row_that_is_not_there_leads_back(host: Host, client: FlaskClient, key: str) -> None:
+    for url in (LINKS, RESPONSES):
+        assert client.get(f"{url}details/", query_string={"id": key}).status_code == 302
+
+
+def token(page: str) -> str:
+    found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page)
+    assert found is not None
+    return found[1]
+
+
+@pytest.mark.usefixtures("links")
+def test_only_the_time_at_which_a_link_expires_is_edited(host: Host, client: FlaskClient) -> None:
+    page = get(client, f"{LINKS}edit/", id="1")
+    assert 'value="2026-03-01 00:00:00"' in page
+    form = {"expired_at": "2026-12-24 18:00:00", "label": "other", "redirect_to": "/x", "code": "other", "user": "2"}
+    answer = client.post(f"{LINKS}edit/?id=1", data={**form, "csrf_token": token(page)})
+    assert answer.status_code == 302
+    with host.app.app_context():
+        link = host.db.session.get_one(host.referrals.Referral, 1)
+        assert link.expired_at == utc(2026, 12, 24, 18)
+        assert (link.label, link.redirect_to, link.code, link.user_id) == ("mail", "/teapot", "olga-1", 1)
+    client.post(f"{LINKS}edit/?id=1", data={"expired_at": "", "csrf_token": token(page)})
+    with host.app.app_context():
+        assert host.db.session.get_one(host.referrals.Referral, 1).expired_at is None
+
+
+@pytest.mark.usefixtures("links")
+def test_another_site_cannot_make_a_link_expire(host: Host, client: FlaskClient) -> None:
+    client.post(f"{LINKS}edit/?id=2", data={"expired_at": "2026-01-01 00:00:00"})
+    with host.app.app_context():
+        assert host.db.session.get_one(host.referrals.Referral, 2).expired_at is None
+
+
+@pytest.mark.usefixtures("links")
+def test_nothing_is_created_deleted_or_exported_and_no_response_edited(host: Host, client: FlaskClient) -> None:
+    page = get(client, f"{LINKS}edit/", id="1")
+    for url in (LINKS, RESPONSES):
+        assert client.get(f"{url}new/").status_code == 302
+        data = {"csrf_token": token(page), "id": "1", "action": "x"}
+        for path in ("new/", "delete/"):
+            assert client.post(f"{url}{path}", data=data).status_code == 302
+        client.post(f"{url}action/", data={**data, "action": "delete", "rowid": "1"})
+        assert client.get(f"{url}export/csv/").status_code == 302
+    assert client.get(f"{RESPONSES}edit/?id=1").status_code == 302
+    client.post(f"{RESPONSES}edit/?id=1", data={"csrf_token": token(page), "action": "HACKED"})
+    with host.app.app_context():
+        assert [response.action for response in host.responses()] == ["RESPONDED", "BOUGHT"]
+        assert host.db.session.scalar(sa.select(sa.func.count(host.referrals.Referral.id))) == 2
+
+
+def test_everything_is_escaped(new_host: MakeHost) -> None:
+    host = new_host()
+    host.User.__str__ = host.Product.__str__ = lambda self: self.name
+    add_views(Admin(host.app))
+    with host.app.app_context():
+        product = host.add(host.Product(name=SCRIPT))
+        user = host.user(SCRIPT)
+        link = Referral.create(f"/{SCRIPT}", user, SCRIPT, product)
+        hostile = dict.fromkeys(["ip_address", "http_referrer", "user_agent", "key"], SCRIPT)
+        respond(
+            host,
+            link,
+            SCRIPT,
+            user_id=user.id,
+            target_type=SCRIPT,
+            target_id=SCRIPT,
+            ignored=SCRIPT[:20],
+            params={SCRIPT: SCRIPT},
+            currency="<b>",
+            value=1,
+            **hostile,
+        )
+    client = host.client()
+    for url, least in ((LINKS, 4), (RESPONSES, 7)):
+        for page in (get(client, url, search=SCRIPT[:8]), get(client, f"{url}details/", id="1")):
+            assert "<script>alert" not in page and "<b>&nbsp;" not in page
+            assert page.count(ESCAPED) >= least
+
+
+@pytest.mark.parametrize(
+    "referrer", ["javascript:alert(1)", "JaVaScript://%0aalert(1)", "data:text/html,x", "http", "/x"]
+)
+def test_referrer_that_is_no_web_address_is_no_link(host: Host, client: FlaskClient, referrer: str) -> None:
+    with host.app.app_context():
+        respond(host, Referral.create("/"), "RESPONDED", http_referrer=referrer)
+    assert cells(get(client, RESPONSES), "http_referrer") == [referrer]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [("9", "9.00 GBP"), ("8.5", "8.50 GBP"), ("0.0001", "0.0001 GBP"), ("-1200", "-1200.00 GBP")]
+)
+def test_value_is_shown_as_money(host: Host, client: FlaskClient, value: str, text: str) -> None:
+    with host.app.app_context():
+        respond(host, Referral.create("/"), "BOUGHT", value=sa.Numeric().python_type(value), currency="GBP")
+    assert cells(get(client, RESPONSES), "value") == [text]
+
+
+def fill(host: Host, count: int) -> None:
+    """Add links and responses with users and with targets: of two kinds, gone, and unknown."""
+    model = host.referrals.Referral
+    for _ in range(count):
+        user, product = host.User(name=uuid.uuid4().hex), host.Product(name="Teapot")
+        host.db.session.add_all([user, product])
+        host.db.session.flush()
+        code = uuid.uuid4().hex
+        link = model(code=code, redirect_to="/", identity=code, user_id=user.id, target=product)
+        host.db.session.add(link)
+        host.db.session.flush()
+        for type_name, key in (("product", product.id), ("user", user.id), ("product", 10**6 + user.id), ("gone", 1)):
+            response = host.referrals.ReferralResponse(referral_id=link.id, action="RESPONDED", user_id=user.id)
+            response.target_type, response.target_id = type_name, str(key)
+            host.db.session.add(response)
+    host.db.session.commit()
+
+
+@pytest.mark.parametrize(("url", "per_link"), [(LINKS, 1), (RESPONSES, 4)])
+def test_page_costs_the_same_statements_whatever_its_length(new_host: MakeHost, url: str, per_link: int) -> None:
+    host = new_host()
+    host.User.__str__ = host.Product.__str__ = lambda self: self.name
+    add_views(Admin(host.app))
+    client = host.client()
+    counts: list[int] = []
+    for more in (5, 45):
+        with host.app.app_context():
+            fill(host, more)
+            host.db.session.remove()
+            with statements(host.db) as sent:
+                page = get(client, url, page_size="100")
+        assert len(cells(page, "created_at")) == min(100, per_link * (50 if counts else 5))
+        counts.append(len(sent))
+    assert counts[0] == counts[1] <= 5
+
+
+def test_targets_are_links_to_their_own_views(new_host: MakeHost) -> None:
+    host = new_host()
+    admin = Admin(host.app)
+    view = ModelView(host.Product, host.db)
+    admin.add_view(view)
+    admin.add_view(ModelView(host.User, host.db))
+    add_views(admin)
+    with host.app.app_context():
+        product, user = host.add(host.Product(name="Teapot")), host.user("olga")
+        Referral.create("/", user, target=product).respond("BOUGHT", target=product, user=user)
+    client = host.client()
+    for url in (LINKS, RESPONSES):
+        page = get(client, url)
+        assert re.findall('href="(.*?)"', cells(page, "user")[0]) == ["/admin/user/edit/?id=1"]
+        assert re.findall('href="(.*?)"', cells(page, "target")[0]) == ["/admin/product/edit/?id=1"]
+    assert re.findall('href="(.*?)"', cells(page, "referral")[0]) == ["/admin/referral/details/?id=1"]
+    view.can_view_details = True
+    assert "/admin/product/details/?id=1" in get(client, RESPONSES)
+    view.is_accessible = lambda: False
+    assert cells(get(client, RESPONSES), "target") == ["&lt;Product 1&gt;"]
+
+
+def test_target_that_is_gone_or_unknown_is_named(host: Host, client: FlaskClient) -> None:
+    with host.app.app_context():
+        link = Referral.create("/")
+        for type_name, key in (("product", "7"), ("product", "abc"), ("product", "9" * 30), ("nothing", "1")):
+            respond(host, link, "BOUGHT", target_type=type_name, target_id=key)
+        respond(host, link, "BOUGHT", target_type="product")
+        respond(host, link, "BOUGHT", target_type="product", target_id=str(host.add(host.Product(name="Cup")).id))
+    expected = ["&lt;Product 1&gt;", "product", "nothing 1", f"product {'9' * 30}", "product abc", "product 7"]
+    assert [cell.strip() for cell in cells(get(client, RESPONSES), "target")] == expected
+    for number in range(1, 7):
+        get(client, f"{RESPONSES}details/", id=str(number))
+
+
+def test_without_a_user_model_the_users_key_is_shown_and_found(sqlite_url: str) -> None:
+    host = without_users(sqlite_url)
+    add_views(Admin(host.app))
+    with host.app.app_context():
+        host.db.create_all()
+        link = host.referrals.Referral(code="one", redirect_to="/", identity="1", user_id="u-1")
+        respond(host, host.add(link), "RESPONDED", user_id="u-2")
+    client = host.client()
+    assert cells(get(client, LINKS, search="u-1", sort="0"), "user") == ["u-1"]
+    for term in ("u-1", "u-2", "one"):
+        assert cells(get(client, RESPONSES, search=term), "user") == ["u-2"]
+    assert cells(get(client, RESPONSES, search="u-3"), "user") == []
+    with host.app.app_context():
+        host.db.engine.dispose()
+
+
+def without_users(url: str) -> Host:
+    app = Flask(__name__)
+    app.config.from_mapping(SECRET_KEY="a test's secret", SQLALCHEMY_DATABASE_URI=url, TESTING=True)
+    return Host(app, SQLAlchemy(app), Referrals(app), None, None)
+
+
+def test_user_who_is_gone_is_named_by_key(sqlite_url: str) -> None:
+    host = make_host(sqlite_url)  # where no foreign key is enforced
+    add_views(Admin(host.app))
+    with host.app.app_context():
+        host.db.create_all()
+        link = host.add(host.referrals.Referral(code="one", redirect_to="/", identity="1", user_id=7))
+        respond(host, link, "RESPONDED", user_id=8)
+        host.db.session.execute(sa.delete(host.referrals.Referral))
+        host.db.session.commit()
+    assert cells(get(host.client(), RESPONSES), "user") == ["8"]
+    assert cells(get(host.client(), RESPONSES), "referral") == ["1"]
+    with host.app.app_context():
+        host.db.engine.dispose()
+
+
+class OnlyForOlga(AdminIndexView):  # type: ignore[misc]  # Flask-Admin has no types
+    def is_accessible(self) -> bool:
+        return bool(current_user.is_authenticated and current_user.name == "olga")
+
+    def inaccessible_callback(self, name: str, **kwargs: Any) -> Any:
+        abort(404)
+
+
+def test_views_let_in_whom_the_admin_lets_in(new_host: MakeHost) -> None:
+    host = new_host()
+    add_views(Admin(host.app, index_view=OnlyForOlga()))
+    client = host.client()
+    for name, status in (("mia", 404), ("olga", 200)):
+        client.post("/signup", data={"name": name})
+        for url in (LINKS, RESPONSES):
+            assert client.get(url).status_code == status
+    assert client.get("/admin/").text.count("Responses") == 1
+
+
+def test_examples_admin_is_for_alice(sqlite_url: str, tmp_path: Path) -> None:
+    app = create_app({"SQLALCHEMY_DATABASE_URI": sqlite_url}, instance_path=str(tmp_path))
+    with app.app_context():
+        db.create_all()
+        add_data()
+    for name, status in ((None, 302), ("bob", 404), ("alice", 200)):
+        client = app.test_client()
+        if name is not None:
+            client.post("/login", data={"name": name, "password": "tea"})
+        for url in ("/admin/", "/admin/user/", LINKS, RESPONSES):
+            assert client.get(url).status_code == status
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_host_changes_a_view(new_host: MakeHost) -> None:
+    class Staff(ReferralAdmin):
+        user_columns = ("name",)
+        column_list = ("code",)
+
+        def is_accessible(self) -> bool:
+            return False
+
+    host = new_host()
+    admin = Admin(host.app)
+    admin.add_view(Staff(host.app, name="Codes", endpoint="codes", url="/staff/codes"))
+    admin.add_view(ReferralResponseAdmin(host.app))
+    client = host.client()
+    with host.app.app_context():
+        Referral.create("/", code="one").respond("RESPONDED")
+    assert client.get("/staff/codes/").status_code == 403
+    assert cells(get(client, RESPONSES), "referral") == ["one"]  # no link to what must not be seen
+
+
+def test_views_need_the_referrals_and_an_app(sqlite_url: str) -> None:
+    with pytest.raises(ConfigurationError, match="init_app"):
+        ReferralAdmin(Flask("bare"))
+    with pytest.raises(ConfigurationError, match=r"admin\.init_app"):
+        add_views(Admin())
+
+
+def load(records: Sequence[Any]) -> None:
+    for record, target in load_targets(current_state(), records).items():
+        set_loaded_target(record, target)
+
+
+@pytest.mark.parametrize(
+    ("key_type", "new_key"), [(sa.Integer, None), (sa.String(36), lambda: str(uuid.uuid4())), (sa.Uuid, uuid.uuid4)]
+)
+def test_targets_of_many_records_are_loaded_by_one_statement(
+    new_host: MakeHost, key_type: Any, new_key: Callable[[], Any] | None
+) -> None:
+    host = new_host(key_type=key_type, new_key=new_key)
+    with host.app.app_context():
+        products = [host.add(host.Product(name=name)) for name in ("Pot", "Cup")]
+        for product in products:
+            Referral.create("/", target=product)
+        host.db.session.delete(products.pop())
+        host.db.session.commit()
+        host.db.session.remove()
+        records = host.db.session.scalars(sa.select(host.referrals.Referral).order_by(host.referrals.Referral.id)).all()
+        with statements(host.db) as sent:
+            load(records)
+            first, second = (record.target for record in records)
+        assert (first.name, second) == ("Pot", None)
+        assert len(sent) == 1
+
+
+def test_loaded_target_is_gone_once_it_is_deleted(host: Host) -> None:
+    with host.app.app_context():
+        product = host.add(host.Product(name="Pot"))
+        link = Referral.create("/", target=product)
+        load([link])
+        assert link.target is product
+        host.db.session.delete(product)
+        host.db.session.commit()
+        assert link.target is None
+        link.target = other = host.add(host.Product(name="Cup"))
+        assert link.target is other
+
+
+def test_types_with_a_loader_of_their_own_are_left_to_it(host: Host) -> None:
+    host.referrals.register_target(host.User, load=lambda key: f"user {key}")
+    with host.app.app_context():
+        link = Referral.create("/", target=host.user("olga"))
+        assert link.id  # read anew after the commit
+        with statements(host.db) as sent:
+            load([link])
+        assert (sent, link.target) == ([], "user 1")

@@ -1,0 +1,45 @@
+"""Requests stay within their budgets of Python calls, and of our files and functions."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.calls import VISITS, Sites
+from benchmarks.sites import OURS
+
+#: The most calls of a request, as benchmarks.calls counts them. SQLAlchemy 2.0 needs 110 more than 2.1 for a member.
+BUDGETS = {
+    "sqlite": {"new": 1790, "returning": 2010, "action": 2040, "member": 2170, "page": 550},
+    "postgresql": {"new": 1500, "returning": 2140, "action": 1650, "member": 2330, "page": 550},
+}
+MAX_FILES = 10
+MAX_FUNCTIONS = 45
+
+
+@pytest.fixture(scope="module", params=BUDGETS)
+def database(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def sites(database: str) -> Iterator[Sites]:
+    with Sites(database) as sites:
+        yield sites
+
+
+@pytest.mark.parametrize("scenario", VISITS)
+def test_a_request_stays_within_its_budget_of_calls(sites: Sites, database: str, scenario: str) -> None:
+    calls = sites.count(OURS, scenario).calls
+    assert calls <= BUDGETS[database][scenario]
+
+
+@pytest.mark.parametrize("scenario", ["new", "action"])
+def test_a_click_and_an_action_pass_few_of_our_files(sites: Sites, scenario: str) -> None:
+    files = sites.count(OURS, scenario).files
+    assert len(files) <= MAX_FILES
+
+
+@pytest.mark.parametrize("scenario", ["new", "action"])
+def test_a_click_and_an_action_pass_few_of_our_functions(sites: Sites, scenario: str) -> None:
+    functions = sites.count(OURS, scenario).functions
+    assert functions <= MAX_FUNCTIONS

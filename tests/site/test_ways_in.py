@@ -1,0 +1,146 @@
+"""The ways in beside the link itself: a code in any page's query, and a code that is typed."""
+
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from flask import request
+from flask.testing import FlaskClient
+from wtforms import Form, StringField
+
+from flask_referrals import InvalidValueError, Referral, TooManyGuessesError
+from flask_referrals.contrib.wtforms import ReferralCode
+from tests.conftest import MakeHost
+from tests.host import Host, statements
+
+
+def make_link(host: Host, code: str = "alice", **arguments: Any) -> str:
+    with host.app.app_context():
+        return Referral.create("/", code=code, **arguments).code
+
+
+def actions(host: Host) -> list[str]:
+    with host.app.app_context():
+        return [response.action for response in host.responses()]
+
+
+class TestQuery:
+    """REFERRALS_QUERY_PARAM."""
+
+    @pytest.fixture
+    def host(self, new_host: MakeHost) -> Host:
+        host = new_host(REFERRALS_QUERY_PARAM=("ref", "r"), with_login=False)
+        make_link(host)
+        return host
+
+    @pytest.mark.parametrize("name", ["ref", "r"])
+    def test_code_on_any_page_is_a_click(self, host: Host, name: str) -> None:
+        client = host.client()
+        assert client.get(f"/?{name}=alice&other=1").status_code == 200
+        assert client.post("/act/BOUGHT").text == "alice"
+
+    @pytest.mark.parametrize("query", ["", "?other=1", "?ref=", "?ref=not.a.code", "?ref=" + "x" * 65])
+    def test_page_without_a_code_costs_nothing(self, host: Host, query: str) -> None:
+        with host.app.app_context(), statements(host.db) as sent:
+            answer = host.client().get(f"/{query}")
+        assert sent == []
+        assert "Vary" not in answer.headers
+
+    def test_unknown_code_does_no_harm_to_good_credit(self, host: Host) -> None:
+        client = host.client()
+        client.get("/?ref=alice")
+        make_link(host, "expired", expires_at=datetime.now(timezone.utc), label="expired")
+        for code in ("unknown", "expired", "%00"):
+            assert client.get(f"/?ref={code}").status_code == 200
+        assert client.post("/act/BOUGHT").text == "alice"
+
+    def test_what_is_no_page_is_left_alone(self, host: Host) -> None:
+        client = host.client()
+        client.get("/referrals/static/referrals.js?ref=alice").close()
+        client.get("/nowhere?ref=alice")
+        client.post("/act/BOUGHT?ref=alice")
+        client.get("/?ref=alice", headers={"Sec-Purpose": "prefetch"})
+        assert actions(host) == []
+
+    def test_page_is_shown_when_the_click_cannot_be_written(self, host: Host, caplog: pytest.LogCaptureFixture) -> None:
+        with host.app.app_context():
+            host.db.drop_all()
+        assert host.client().get("/?ref=alice").status_code == 200
+        assert len(caplog.records) == 1
+
+    def test_no_hook_without_the_setting(self, new_host: MakeHost) -> None:
+        assert new_host(with_login=False).app.before_request_funcs == {}
+
+
+class TestTyped:
+    """Referral.attach and the validator."""
+
+    @pytest.fixture
+    def host(self, new_host: MakeHost) -> Host:
+        host = new_host(REFERRALS_GUESS_LIMIT=3)
+
+        class CodeForm(Form):
+            code = StringField(validators=[ReferralCode()])
+
+        @host.app.post("/typed")
+        def typed() -> str:
+            try:
+                response = Referral.attach(request.form["code"])
+                return "" if response is None else response.action
+            except (InvalidValueError, TooManyGuessesError) as error:
+                return type(error).__name__
+
+        @host.app.post("/form")
+        def form() -> str:
+            code_form = CodeForm(request.form)
+            return "valid" if code_form.validate() else str(code_form.code.errors[0])
+
+        make_link(host)
+        return host
+
+    @pytest.mark.parametrize("typed", ["alice", " Alice ", "ALICE\n"])
+    def test_typed_code_counts_like_the_link(self, host: Host, client: FlaskClient, typed: str) -> None:
+        assert client.post("/typed", data={"code": typed}).text == "ATTACHED"
+        assert client.post("/act/BOUGHT").text == "alice"
+
+    def test_exact_code_goes_before_one_of_other_capitals(self, host: Host, client: FlaskClient) -> None:
+        make_link(host, "Alice", label="capital")
+        client.post("/typed", data={"code": "Alice"})
+        assert client.post("/act/BOUGHT").text == "Alice"
+
+    @pytest.mark.parametrize("typed", ["bob", "", "no code", "x" * 65])
+    def test_unknown_code_is_said_to_be_unknown(self, client: FlaskClient, typed: str) -> None:
+        assert client.post("/typed", data={"code": typed}).text == "InvalidValueError"
+
+    def test_expired_code_looks_like_an_unknown_one(self, host: Host, client: FlaskClient) -> None:
+        make_link(host, "late", expires_at=datetime.now(timezone.utc), label="late")
+        assert client.post("/typed", data={"code": "late"}).text == "InvalidValueError"
+
+    def test_guessing_ends_after_the_limit_and_for_this_address_only(self, host: Host, client: FlaskClient) -> None:
+        wrong = [client.post("/typed", data={"code": f"guess{number}"}).text for number in range(5)]
+        assert wrong == ["InvalidValueError"] * 3 + ["TooManyGuessesError"] * 2
+        assert client.post("/typed", data={"code": "alice"}).text == "TooManyGuessesError"
+        elsewhere = client.post("/typed", data={"code": "alice"}, environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
+        assert elsewhere.text == "ATTACHED"
+
+    def test_one_ipv6_network_is_one_guesser(self, client: FlaskClient) -> None:
+        answers = [
+            client.post("/typed", data={"code": "x"}, environ_overrides={"REMOTE_ADDR": f"2001:db8::{number}"}).text
+            for number in range(4)
+        ]
+        assert answers[-1] == "TooManyGuessesError"
+
+    def test_validator_accepts_nothing_and_a_living_code(self, client: FlaskClient) -> None:
+        assert client.post("/form", data={"code": ""}).text == "valid"
+        assert client.post("/form", data={"code": "alice"}).text == "valid"
+        answers = [client.post("/form", data={"code": "wrong"}).text for _ in range(4)]
+        assert answers == ["This code is not valid. Check the spelling."] * 3 + [
+            "Too many wrong codes. Try again in an hour."
+        ]
+
+
+@pytest.mark.usefixtures("ctx")
+@pytest.mark.parametrize("code", ["admin", "Static", "API"])
+def test_reserved_code_cannot_be_chosen(code: str) -> None:
+    with pytest.raises(InvalidValueError, match=r"^code is reserved"):
+        Referral.create("/", code=code)
