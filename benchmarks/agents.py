@@ -26,11 +26,10 @@ import time
 import typing as t
 import zipfile
 import zlib
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from flask_referrals import agents
+from flask_referrals.web import agents
 
 PIP = (["device-detector==6.5.1"], ["--no-binary=crawlerdetect", "crawlerdetect==0.4.2"], ["fake-useragent==2.2.0"])
 NPM = ["user-agents@2.1.198", "top-user-agents@2.1.138", "woothee@1.11.1"]
@@ -159,7 +158,7 @@ def main() -> None:
         share = f"{len(found) / len(chosen):.2%}"
         columns = f"{share if bots else '':>9}{share if bots is False else '':>9}"
         sample = chosen[:: len(chosen) // 1000 + 1]
-        agents._is_bot.cache_clear()
+        agents.is_bot_agent.cache_clear()
         times = f"{microseconds(agents.is_bot, sample):6.0f}{microseconds(agents.is_bot, sample):8.2f}"
         print(f"{name:38}{len(chosen):8}{columns}{times}" + ("" if bots is not None else f"  ({share} are programs)"))
         if options.missed and bots is not None:

@@ -2,18 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from benchmarks.scenarios import Scenario
-from benchmarks.scenarios import goal_of
-from benchmarks.sites import CONNECTIONS
-from benchmarks.sites import OURS
-from benchmarks.sites import Contestant
-from benchmarks.sites import Load
+from benchmarks.scenarios import Scenario, goal_of
+from benchmarks.sites import CONNECTIONS, OURS, Contestant, Load
 
 
 class Run(NamedTuple):

@@ -24,37 +24,29 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from collections.abc import Iterator
-from contextlib import ExitStack
-from contextlib import closing
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from datetime import timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import sqlalchemy as sa
-from flask import Flask
-from flask import current_app
-from flask import session
+from flask import Flask, current_app, session
 from flask_login import login_user
 from sqlalchemy import event
 
-from benchmarks import results
-from benchmarks import rows
+from benchmarks import results, rows
 from benchmarks.contestants.ours import create_app
 from benchmarks.contestants.settings import DATABASE
 from benchmarks.sites import install_pinax
 from flask_referrals import Referral
-from flask_referrals import visitors
+from flask_referrals.db.totals import roll_up
+from flask_referrals.state import current_state
 from flask_referrals.templating import referral_responses
-from flask_referrals.totals import roll_up
-from tests.databases import NAMES
-from tests.databases import SERVERS
-from tests.databases import new_database
+from flask_referrals.web.client import resolve_request
+from tests.databases import NAMES, SERVERS, new_database
 from tests.host import BROWSER
 
 GOAL = 1.3
@@ -144,7 +136,7 @@ def _join(people: People, *, is_busy: bool = False) -> Timed:
 def _come(*, key: str | None = None, member: int | None = None) -> None:
     """Make the current request a visitor's, or a member's."""
     if key is not None:
-        visitors.set_key(key)
+        current_state().visitor_keys.set(resolve_request(), key)
     if member is not None:
         session["_user_id"] = str(member)
 
@@ -249,7 +241,7 @@ def stored(database: str, responses: int) -> Iterator[Flask]:
         engine = sa.create_engine(url, poolclass=sa.NullPool)
         rows.store(engine, rows.ours(rows.Population(responses)), app.extensions["sqlalchemy"].metadata)
         with app.app_context():
-            roll_up()
+            roll_up(current_state().database)
         yield app
         with app.app_context():
             app.extensions["sqlalchemy"].engine.dispose()

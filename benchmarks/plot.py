@@ -14,12 +14,7 @@ from xml.sax.saxutils import escape
 
 from benchmarks import results
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.sites import IDIOMATIC
-from benchmarks.sites import OURS
-from benchmarks.sites import PINAX_DOCUMENTED
-from benchmarks.sites import PINAX_TUNED
-from benchmarks.sites import RAW
-from benchmarks.sites import ROOT
+from benchmarks.sites import IDIOMATIC, OURS, PINAX_DOCUMENTED, PINAX_TUNED, RAW, ROOT
 
 _WIDTH = 760
 _NAMES = {"postgresql": "PostgreSQL", "sqlite": "SQLite"}

@@ -19,8 +19,7 @@ from threading import Thread
 from time import sleep
 
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.sites import CONTESTANTS
-from benchmarks.sites import ROOT
+from benchmarks.sites import CONTESTANTS, ROOT
 from benchmarks.web import Benchmark
 
 #: What belongs to which part: what the names of its files begin with.
@@ -29,7 +28,7 @@ PARTS = {
     "SQLAlchemy: pool": ("sqlalchemy/pool/",),
     "SQLAlchemy: ORM session": ("sqlalchemy/orm/", "flask_sqlalchemy/"),
     "SQLAlchemy: statements": ("sqlalchemy/",),
-    "the visitor's key, signed": ("flask_referrals/visitors.py",),
+    "the visitor's key, signed": ("flask_referrals/web/visitor_key.py",),
     "session cookie": ("flask/sessions.py",),
     "Flask-Login": ("flask_login/",),
     "Flask-Referrals": ("flask_referrals/",),

@@ -25,19 +25,9 @@ import sqlalchemy as sa
 from benchmarks import rows
 from benchmarks.contestants.ours import create_app
 from benchmarks.contestants.settings import DATABASE
-from benchmarks.sites import CONNECTIONS
-from benchmarks.sites import OURS
-from benchmarks.sites import RAW
-from benchmarks.sites import Contestant
-from benchmarks.sites import Load
-from benchmarks.sites import Site
-from benchmarks.sites import cpu_seconds
-from benchmarks.sites import server_of
-from tests.faults.outage import find_programs
-from tests.faults.outage import new_server
-from tests.faults.workers import RABBITMQ_URL
-from tests.faults.workers import Worker
-from tests.faults.workers import new_queue
+from benchmarks.sites import CONNECTIONS, OURS, RAW, Contestant, Load, Site, cpu_seconds, server_of
+from tests.faults.outage import find_programs, new_server
+from tests.faults.workers import RABBITMQ_URL, Worker, new_queue
 from tests.login_hosts import REDIS_URL
 
 #: How many different links are asked for.

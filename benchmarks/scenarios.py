@@ -6,15 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks import rows
-from benchmarks.sites import CORE
-from benchmarks.sites import IDIOMATIC
-from benchmarks.sites import OURS
-from benchmarks.sites import PINAX_DOCUMENTED
-from benchmarks.sites import PINAX_TUNED
-from benchmarks.sites import RAW
-from benchmarks.sites import WITHOUT
-from benchmarks.sites import Contestant
-from benchmarks.sites import Site
+from benchmarks.sites import CORE, IDIOMATIC, OURS, PINAX_DOCUMENTED, PINAX_TUNED, RAW, WITHOUT, Contestant, Site
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from contextlib import closing
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection
-from http.client import HTTPResponse
+from http.client import HTTPConnection, HTTPResponse
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple

@@ -18,31 +18,28 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from benchmarks import results
-from benchmarks import rows
+from benchmarks import results, rows
 from benchmarks.contestants.counting import HEADER
 from benchmarks.contestants.settings import DATABASE
-from benchmarks.figures import Run
-from benchmarks.figures import report
-from benchmarks.scenarios import SCENARIOS
-from benchmarks.scenarios import Scenario
-from benchmarks.sites import CONNECTIONS
-from benchmarks.sites import CONTESTANTS
-from benchmarks.sites import PINAX_TUNED
-from benchmarks.sites import Contestant
-from benchmarks.sites import Site
-from benchmarks.sites import cpu_seconds
-from benchmarks.sites import install_pinax
-from benchmarks.sites import server_of
+from benchmarks.figures import Run, report
+from benchmarks.scenarios import SCENARIOS, Scenario
+from benchmarks.sites import (
+    CONNECTIONS,
+    CONTESTANTS,
+    PINAX_TUNED,
+    Contestant,
+    Site,
+    cpu_seconds,
+    install_pinax,
+    server_of,
+)
 from tests.databases import new_database
 
 #: How many visitors, or members, take turns.

@@ -1,22 +1,15 @@
 """The least with Flask-SQLAlchemy: one statement of its Core, committed, and a key in the session of Flask."""
 
 import secrets
-from datetime import datetime
-from datetime import timezone
+from datetime import datetime, timezone
 from typing import Any
 
 import sqlalchemy as sa
-from flask import Flask
-from flask import abort
-from flask import redirect
-from flask import request
-from flask import session
+from flask import Flask, abort, redirect, request, session
 from flask_sqlalchemy import SQLAlchemy
 
-from benchmarks.contestants.idiomatic import Link
-from benchmarks.contestants.idiomatic import LinkResponse
-from benchmarks.contestants.settings import PAGE
-from benchmarks.contestants.settings import configure
+from benchmarks.contestants.idiomatic import Link, LinkResponse
+from benchmarks.contestants.settings import PAGE, configure
 
 _COLUMNS = ("session_key", "action", "is_touch", "ip_address", "http_referrer", "user_agent", "created_at")
 

@@ -7,8 +7,7 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 

@@ -1,24 +1,15 @@
 """What a Flask developer writes who needs this once: Flask-SQLAlchemy's models and session, and Flask's session."""
 
 import secrets
-from datetime import datetime
-from datetime import timezone
+from datetime import datetime, timezone
 from typing import Any
 
-from flask import Flask
-from flask import redirect
-from flask import request
-from flask import session
+from flask import Flask, redirect, request, session
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import BigInteger
-from sqlalchemy import DateTime
-from sqlalchemy import ForeignKey
-from sqlalchemy import Integer
-from sqlalchemy.orm import Mapped
-from sqlalchemy.orm import mapped_column
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Integer
+from sqlalchemy.orm import Mapped, mapped_column
 
-from benchmarks.contestants.settings import PAGE
-from benchmarks.contestants.settings import configure
+from benchmarks.contestants.settings import PAGE, configure
 
 db = SQLAlchemy()
 

@@ -4,17 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
-from flask_login import LoginManager
-from flask_login import UserMixin
-from flask_login import login_user
+from flask_login import LoginManager, UserMixin, login_user
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.orm import Mapped
-from sqlalchemy.orm import mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-from benchmarks.contestants.settings import PAGE
-from benchmarks.contestants.settings import configure
-from flask_referrals import Referral
-from flask_referrals import Referrals
+from benchmarks.contestants.settings import PAGE, configure
+from flask_referrals import Referral, Referrals
 
 
 def create_app(with_referrals: bool = True, make_recorder: Callable[[Flask], Any] | None = None) -> Flask:

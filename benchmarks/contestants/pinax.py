@@ -16,8 +16,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpResponse
-from django.urls import include
-from django.urls import path
+from django.urls import include, path
 
 #: As in benchmarks.contestants.settings, which needs what is not installed here.
 DATABASE = "BENCHMARKS_DATABASE"

@@ -19,12 +19,10 @@ BUSY = 1
 
 def operations():
     """Return what prepares each operation and returns what is timed, by title."""
-    from django.contrib.auth.models import AnonymousUser
-    from django.contrib.auth.models import User
+    from django.contrib.auth.models import AnonymousUser, User
     from django.contrib.sessions.backends.db import SessionStore
     from django.test import RequestFactory
-    from pinax.referrals.models import Referral
-    from pinax.referrals.models import ReferralResponse
+    from pinax.referrals.models import Referral, ReferralResponse
     from pinax.referrals.views import process_referral
 
     links, responses = Referral.objects.count(), ReferralResponse.objects.count()

@@ -3,19 +3,14 @@
 import os
 import secrets
 import sqlite3
-from datetime import datetime
-from datetime import timezone
+from datetime import datetime, timezone
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
-from flask import Flask
-from flask import Response
-from flask import abort
-from flask import redirect
-from flask import request
+from flask import Flask, Response, abort, redirect, request
 
-from benchmarks.contestants.settings import DATABASE
-from benchmarks.contestants.settings import PAGE
+from benchmarks.contestants.settings import DATABASE, PAGE
 
 _FIND_LINK = "SELECT id, redirect_to, expired_at FROM referral WHERE code = ?"
 _FIND_CREDITED = """
@@ -36,15 +31,23 @@ def _connection() -> Any:
         connection = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
-    import psycopg
+    if url.startswith("postgresql"):
+        import psycopg
 
-    return psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+        return psycopg.connect(url.replace("+psycopg", ""), autocommit=True)
+    import pymysql
+
+    server = urlsplit(url)
+    login = {"user": server.username, "password": server.password or ""}
+    database = server.path.removeprefix("/")
+    return pymysql.connect(host=server.hostname, port=server.port or 3306, database=database, autocommit=True, **login)
 
 
 def _execute(statement: str, *parameters: Any) -> Any:
-    connection = _connection()
-    is_sqlite = isinstance(connection, sqlite3.Connection)
-    return connection.execute(statement if is_sqlite else statement.replace("?", "%s"), parameters)
+    cursor = _connection().cursor()
+    is_sqlite = isinstance(cursor, sqlite3.Cursor)
+    cursor.execute(statement if is_sqlite else statement.replace("?", "%s"), parameters)
+    return cursor
 
 
 def _record(referral_id: int, key: str | None, user_id: int | None, action: str) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import sqlalchemy as sa
 from flask import Flask
-from sqlalchemy import event
 
 #: The variable with the database's URL.
 DATABASE = "BENCHMARKS_DATABASE"
@@ -22,9 +21,9 @@ def configure(app: Flask) -> None:
     """
     app.config["SECRET_KEY"] = "of no use to anybody: the site lives for seconds"  # noqa: S105
     app.config["SQLALCHEMY_DATABASE_URI"] = os.environ[DATABASE]
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"pool_events": [(_trust_wal, "connect")]}
 
 
-@event.listens_for(sa.Engine, "connect")
 def _trust_wal(connection: Any, record: sa.pool.ConnectionPoolEntry) -> None:
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous=NORMAL")
