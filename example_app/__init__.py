@@ -1,43 +1,32 @@
-"""Kettle & Leaf, a small shop that thanks its customers for passing it on.
+"""Kettle & Leaf, a small shop whose customers share links to its products.
 
-``flask --app example_app demo`` prepares the database and serves the shop. Any other server can
-serve ``example_app:create_app()`` on a database that was prepared so.
+``flask --app example_app demo`` prepares the database and serves the shop. Once the database is prepared, any other
+server can serve ``example_app:create_app()``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
-from datetime import timezone
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
-from flask import Response
-from flask import render_template
+from flask import Flask, Response, render_template
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
-from . import account
-from . import admin
-from . import auth
-from . import demo
-from . import shop
-from .extensions import db
-from .extensions import login
-from .extensions import migrate
-from .extensions import referrals
+from . import account, admin, auth, demo, shop
+from .extensions import db, login, migrate, referrals
 from .instance import secret_key
-from .models import User
-from .models import money
+from .models import User, money
 
 
 def create_app(config: Mapping[str, Any] | None = None, instance_path: str | None = None) -> Flask:
-    """Make the shop. Settings: defaults, then ``FLASK_…`` in the environment, then ``config``."""
+    """Create the shop; ``config`` overrides ``FLASK_…`` in the environment, which overrides the defaults."""
     app = Flask(__name__, instance_path=instance_path)
     app.config.from_mapping(
         SQLALCHEMY_DATABASE_URI="sqlite:///shop.sqlite",  # in the instance folder
-        SESSION_COOKIE_SAMESITE="Lax",  # every change is a POST, and no other site's POST is ours
+        SESSION_COOKIE_SAMESITE="Lax",  # every change is a POST, which no other site can send with this cookie
         MAX_CONTENT_LENGTH=64 * 1024,
         REFERRALS_ACTION_DISPLAY={
             "RESPONDED": "Clicked",
@@ -68,7 +57,7 @@ def create_app(config: Mapping[str, Any] | None = None, instance_path: str | Non
 
 
 def moment(value: datetime) -> Markup:
-    # PostgreSQL answers in its own zone; SQLite and MariaDB drop the zone of what was UTC.
+    # PostgreSQL returns times in its own zone; SQLite and MariaDB return UTC without a zone.
     utc = value.astimezone(timezone.utc) if value.tzinfo else value
     html = Markup('<time datetime="{0:%Y-%m-%dT%H:%M}Z">{0:%d %b %Y, %H:%M} UTC</time>')
     return html.format(utc)

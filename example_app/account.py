@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from flask import Blueprint
-from flask import render_template
+from flask import Blueprint, render_template
 from flask.typing import ResponseReturnValue
 from flask_login import login_required
 
@@ -11,5 +10,5 @@ bp = Blueprint("account", __name__)
 @bp.get("/account")
 @login_required  # type: ignore[untyped-decorator]  # Flask-Login has no types
 def index() -> ResponseReturnValue:
-    # Everything shown hangs on current_user: orders, referral, and the backref referral_codes.
+    # The template reads everything from current_user: orders, referral, and the backref referral_codes.
     return render_template("account.html")

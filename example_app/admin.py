@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from flask import Flask
-from flask import abort
+from flask import Flask, abort
 from flask.typing import ResponseReturnValue
-from flask_admin import Admin
-from flask_admin import AdminIndexView
+from flask_admin import Admin, AdminIndexView
 from flask_admin.contrib.sqla import ModelView
 from flask_login import current_user
 
 from flask_referrals.contrib.admin import add_views
 
-from .extensions import db
-from .extensions import login
-from .models import Order
-from .models import Product
-from .models import User
+from .extensions import db, login
+from .models import Order, Product, User
 
 
 class OnlyForAlice:
-    # For the demo: a real shop asks for a role, and gives nobody one by name.
+    # For the demo only: a real shop checks a role instead of a name.
     def is_accessible(self) -> bool:
         return bool(current_user.is_authenticated and current_user.name == "alice")
 
@@ -41,16 +36,16 @@ class ReadOnly(OnlyForAlice, ModelView):  # type: ignore[misc]
 
 
 class UserAdmin(ReadOnly):
-    column_list = column_details_list = ("name", "email")  # and not the password's hash
+    column_list = column_details_list = ("name", "email")  # without the password hash
 
 
-# The shop's Content-Security-Policy holds here too: all that it keeps from running is "return false" and "void(0)".
+# The shop's Content-Security-Policy applies here too. It only blocks "return false" and "void(0)", which do nothing.
 
 
 def init_app(app: Flask) -> None:
-    """Open the back office; the app has its referrals."""
+    """Add the back office to an app, after ``referrals.init_app``."""
     admin = Admin(app, name="Kettle & Leaf", index_view=Index())
     admin.add_view(UserAdmin(User, db))
     admin.add_view(ReadOnly(Product, db))
     admin.add_view(ReadOnly(Order, db))
-    add_views(admin)  # these let in whom Index lets in
+    add_views(admin)  # open to everyone who may open Index

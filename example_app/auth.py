@@ -1,16 +1,8 @@
 from __future__ import annotations
 
-from flask import Blueprint
-from flask import flash
-from flask import redirect
-from flask import render_template
-from flask import request
-from flask import session
-from flask import url_for
+from flask import Blueprint, flash, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
-from flask_login import current_user
-from flask_login import login_user
-from flask_login import logout_user
+from flask_login import current_user, login_user, logout_user
 from sqlalchemy.exc import IntegrityError
 
 from flask_referrals import Referral
@@ -49,9 +41,9 @@ def signup() -> ResponseReturnValue:
     db.session.commit()
     mail.send(user.email, "Welcome to Kettle & Leaf", "mail/welcome.txt", user=user)
 
-    session.clear()  # nothing of the session before survives: the usual guard against fixation
+    session.clear()  # protects against session fixation
     login_user(user)
-    # Whose link brought this visitor is known all the same.
+    # The link that the visitor followed still gets the credit.
     Referral.record_response("SIGNED_UP")
     flash(f"Welcome, {user.name}! We have sent you a mail with your own link.")
     return redirect(next_page())
@@ -66,7 +58,7 @@ def login() -> ResponseReturnValue:
 
     name = request.form.get("name", "").strip()
     user = None
-    if name.isprintable():  # PostgreSQL refuses a NUL even in a question
+    if name.isprintable():  # PostgreSQL refuses a NUL character even in a query
         user = db.session.scalar(db.select(User).filter_by(name=name))
     if user is None or not user.check_password(request.form.get("password", "")):
         flash("Name or password is wrong.", "error")
@@ -87,16 +79,16 @@ def signup_error(name: str, email: str, password: str) -> str | None:
     if not 1 <= len(name) <= 40 or not name.isprintable():
         return "Please choose a name of 1 to 40 characters."
     if not 3 <= len(email) <= 254 or not email.isprintable() or "@" not in email[1:-1]:
-        return "Please give a mail address."
+        return "Please enter a mail address."
     if not password:
         return "Please choose a password."
     return None
 
 
 def next_page() -> str:
-    """Return where to go after logging in: a path on this site, whatever the address bar says."""
+    """Return the page to show after the login; never a page of another site."""
     path = request.values.get("next", "")
-    # Browsers read "//host" and "/\host" as another site, and drop tabs and line ends first.
+    # Browsers take "//host" and "/\host" for another site, after removing tabs and line ends.
     local = path.startswith("/") and not path.startswith("//")
     if local and "\\" not in path and path.isprintable():
         return path

@@ -1,4 +1,4 @@
-"""The ``demo`` command: an up-to-date database with something in it, and the shop on top."""
+"""The ``demo`` command: prepare the database with demo data, and serve the shop."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 from flask import Flask
-from flask.cli import ScriptInfo
-from flask.cli import pass_script_info
+from flask.cli import ScriptInfo, pass_script_info
 from flask_migrate import upgrade
 from werkzeug.serving import make_server
 
@@ -15,8 +14,7 @@ from flask_referrals import Referral
 
 from .extensions import db
 from .instance import lock
-from .models import Product
-from .models import User
+from .models import Product, User
 
 # slug, name, tagline, unit, pence, description
 PRODUCTS = [
@@ -97,21 +95,21 @@ PRODUCTS = [
 
 @click.command("demo")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=5000, show_default=True, help="0 takes a free one.")
+@click.option("--port", default=5000, show_default=True, help="0 chooses a free port.")
 @pass_script_info
 def command(info: ScriptInfo, host: str, port: int) -> None:
-    """Prepare the database, put in demo data, and serve the shop."""
+    """Prepare the database, add demo data, and serve the shop."""
     app = info.load_app()
     prepare(app)
     # Not app.run, which does nothing under the flask command.
     server = make_server(host, port, app, threaded=True)
     click.echo(f"\nKettle & Leaf is open: http://{host}:{server.server_port}/")
-    click.echo("(Ctrl+C closes it; this server is for trying out, not for the internet)\n")
+    click.echo("(Press Ctrl+C to stop. This server is for trying out, not for the internet.)\n")
     server.serve_forever()
 
 
 def prepare(app: Flask) -> None:
-    """Bring the database up to date and fill it, once, however many processes start together."""
+    """Migrate the database and add the demo data once, even if several processes start together."""
     with lock(Path(app.instance_path)), app.app_context():
         upgrade()
         if db.session.scalar(db.select(Product.id).limit(1)) is None:

@@ -1,4 +1,4 @@
-"""The extension objects, unbound: ``create_app`` ties them to an application."""
+"""The extension objects; ``create_app`` initialises them for an app."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ login = LoginManager()
 referrals = Referrals()
 
 if TYPE_CHECKING:
-    Model = Base  # db.Model is one, but is made while running, where no type checker sees it
+    Model = Base  # db.Model is a subclass made at run time, which type checkers cannot see
 else:
     Model = db.Model
 

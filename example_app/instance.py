@@ -1,4 +1,4 @@
-"""What this installation keeps in its instance folder, apart from the database."""
+"""The files in the instance folder, apart from the database."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Let one process at a time in. SQLite's lock works everywhere, and dies with its process."""
+    """Lock a folder for one process at a time; SQLite releases the lock when the process ends, on every platform."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "start.lock"
     with closing(sqlite3.connect(file, timeout=120, isolation_level=None)) as connection:
@@ -22,7 +21,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def secret_key(folder: Path) -> str:
-    """Return this installation's own key, made on first use: one in the source is no secret."""
+    """Return the secret key of this installation, which is created on first use: a key in the source is not secret."""
     file = folder / "secret_key"
     with lock(folder):
         if not file.exists():

@@ -10,7 +10,7 @@ from .models import OutboxMail
 
 
 def send(to: str, subject: str, template: str, **context: Any) -> None:
-    """Put a mail into the outbox and on the console: where a shop has its mail server."""
+    """Store a mail in the outbox and print it; a real shop would send it."""
     body = render_template(template, **context)
     db.session.add(OutboxMail(to=to, subject=subject, body=body))
     db.session.commit()

@@ -1,20 +1,13 @@
-from datetime import datetime
-from datetime import timezone
+from datetime import datetime, timezone
 
 import sqlalchemy as sa
 from flask_login import UserMixin
-from sqlalchemy.orm import Mapped
-from sqlalchemy.orm import mapped_column
-from sqlalchemy.orm import relationship
-from werkzeug.security import check_password_hash
-from werkzeug.security import generate_password_hash
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+from werkzeug.security import check_password_hash, generate_password_hash
 
 from flask_referrals import Referral
 
-from .extensions import Model
-from .extensions import db
-from .extensions import login
-from .extensions import referrals
+from .extensions import Model, db, login, referrals
 
 
 def now() -> datetime:
@@ -25,8 +18,8 @@ def money(pence: int) -> str:
     return f"£{pence // 100}.{pence % 100:02}"
 
 
-# The link in a user's welcome mail. It is a table of its own, not a column of the user's:
-# links point at users already, and two tables that point at each other cannot be created in order.
+# The link in a user's welcome mail. It has a table of its own: referrals refer to users, and if users referred to
+# referrals as well, neither table could be created first.
 welcome_link = sa.Table(
     "welcome_link",
     db.metadata,
@@ -100,6 +93,6 @@ def load_user(user_id: str) -> User | None:
 
 login.user_loader(load_user)
 
-# What a link or an action can be about.
+# Possible targets of links and actions.
 referrals.register_target(Product)
 referrals.register_target(Order)

@@ -1,19 +1,13 @@
 from __future__ import annotations
 
-from flask import Blueprint
-from flask import flash
-from flask import redirect
-from flask import render_template
-from flask import url_for
+from flask import Blueprint, flash, redirect, render_template, url_for
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
 from flask_referrals import Referral
 
 from .extensions import db
-from .models import Order
-from .models import OutboxMail
-from .models import Product
+from .models import Order, OutboxMail, Product
 
 bp = Blueprint("shop", __name__)
 

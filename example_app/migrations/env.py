@@ -1,4 +1,4 @@
-"""How Alembic gets at the shop's database: the file of ``flask db init``, made shorter."""
+"""Run Alembic on the shop's database; a shorter version of the file that ``flask db init`` writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask import current_app
 
 config = context.config
 logger = logging.getLogger("alembic.env")
-# Where something else has set up logging, say a test run, it stays as it is.
+# Keep logging unchanged if something else has configured it, such as a test run.
 if config.config_file_name and not logging.getLogger().handlers:
     fileConfig(config.config_file_name, disable_existing_loggers=False)
 

@@ -1,4 +1,4 @@
-// Without this script a link is still there to select by hand, so the buttons start hidden.
+// The buttons start hidden, because they need this script. Without it, links can be selected by hand.
 for (const button of document.querySelectorAll("[data-copy]")) {
   button.hidden = false;
   button.addEventListener("click", async () => {
@@ -8,7 +8,7 @@ for (const button of document.querySelectorAll("[data-copy]")) {
       await navigator.clipboard.writeText(field.value);
       button.textContent = "Copied";
     } catch {
-      // No clipboard without https, or not allowed: the link is selected, ready for Ctrl+C.
+      // The clipboard needs https and permission. The link is selected, ready for Ctrl+C.
       button.textContent = "Selected";
     }
     setTimeout(() => { button.textContent = "Copy"; }, 2000);
