@@ -1,4 +1,4 @@
-"""``flask referrals …``."""
+"""The commands of ``flask referrals``. They read options and print results, and are imported when they are used."""
 
 from importlib.metadata import EntryPoint, entry_points
 

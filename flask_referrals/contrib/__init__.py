@@ -1,1 +1,1 @@
-"""Integrations that need optional packages."""
+"""Integrations with other packages and projects. They use the core, which knows none of them."""
