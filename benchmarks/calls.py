@@ -65,8 +65,8 @@ _COUNTED = 15
 class Count:
     """What a request calls.
 
-    :param calls: all calls, whoever's function it is.
-    :param files: the files of ours that it passes, each with its functions.
+    :param calls: the calls of all functions.
+    :param files: the package's files whose functions it calls, each with these functions.
     """
 
     calls: int
@@ -74,7 +74,7 @@ class Count:
 
     @property
     def functions(self) -> int:
-        """The number of our functions."""
+        """The number of the package's functions that it calls."""
         return sum(map(len, self.files.values()))
 
 

@@ -210,10 +210,7 @@ class _Recording:
         transaction = self._transaction
         if "key" in self._row:
             return self._record_once(choice)
-        if isinstance(transaction, HostTransaction):
-            with transaction.write():
-                stored = insert_response(transaction, choice, self._row)
-        else:
+        with transaction.write():
             stored = insert_response(transaction, choice, self._row)
         return None if stored is None else self._announce(stored.id)
 

@@ -36,7 +36,7 @@ def claim_responses(
 ) -> None:
     """Assign a visitor's unclaimed responses to a user, in one UPDATE: the first claim wins.
 
-    Clicks on the user's own links turn out to be their own. ``user_linked_to_response`` is sent for each row.
+    Clicks on the user's own links are no longer counted. ``user_linked_to_response`` is sent for each row.
 
     :param must_exist: assign none if the user is not stored.
     """

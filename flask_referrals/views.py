@@ -60,7 +60,7 @@ class _Views:
         """Record a click on a link, and redirect to its target."""
         if not CODE.fullmatch(code):
             abort(404)
-        request = t.cast(t.Any, flask.request)._get_current_object()
+        request = unwrapped(flask.request)
         if is_prefetch(request):
             # A browser that gets the redirect ahead of the click never sends the click itself.
             return Response(status=503, headers=[_NOT_STORED])

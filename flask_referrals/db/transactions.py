@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, attributes, make_transient_to_detached
 
-from .after_commit import WAITING, Callback, call_after_commit, call_when_ended, commit
+from .after_commit import WAITING, Callback, call_after_commit, commit
 from .build import Models, Query
 from .database import Database
 
@@ -430,47 +430,6 @@ def open_transaction(database: Database, *, commit: bool) -> HostTransaction | O
     if commit and not is_in_transaction(database):
         return OwnTransaction(database)
     return HostTransaction(database, commit=commit)
-
-
-class Deferred:
-    """Work that runs in a transaction of its own: at once if the host's session has none, else when that has ended.
-
-    :param work: does it, logs its own failures, and returns whether it succeeded.
-    :param timeout: how long a transaction of its own waits for SQLite's locks; ``None``: as long as the host's.
-    """
-
-    def __init__(
-        self, database: Database, work: Callable[[Transaction], bool], timeout: timedelta | None = None
-    ) -> None:
-        self._database = database
-        self._work = work
-        self._timeout = timeout
-        self._is_done = False
-        #: Whether the work has failed, as far as it has been done.
-        self.has_failed: bool = False
-        if is_in_transaction(database):
-            call_when_ended(database.session, self._run)
-        else:
-            self._run()
-
-    def run_in_host(self) -> None:
-        """Do the work in the host's transaction, for somebody who reads in it. If it is rolled back, do it again."""
-        if self._is_done or not is_in_transaction(self._database):
-            return
-        transaction = UnflushedTransaction(self._database)
-        self._finish()
-        if self._work(transaction) and is_in_transaction(self._database):
-            self._is_done = False  # until the host commits
-            transaction.after_commit(self._finish)
-
-    def _run(self) -> None:
-        if not self._is_done:
-            self._finish()
-            transaction = ConnectionTransaction(self._database, deadline=get_deadline(self._timeout))
-            self.has_failed = not self._work(transaction)
-
-    def _finish(self) -> None:
-        self._is_done = True
 
 
 class UnflushedTransaction(HostTransaction):

@@ -71,8 +71,11 @@ def is_prefetch(request: Request) -> bool:
     MDN, *Sec-Purpose*: browsers mark speculative loads so that servers can refuse them.
     """
     environ = request.environ
-    purposes = " ".join([environ[name] for name in _PURPOSE_HEADERS if name in environ]).lower()
-    return purposes != "" and ("prefetch" in purposes or "prerender" in purposes or "preview" in purposes)
+    given = [environ[name] for name in _PURPOSE_HEADERS if name in environ]
+    if not given:
+        return False
+    purposes = " ".join(given).lower()
+    return "prefetch" in purposes or "prerender" in purposes or "preview" in purposes
 
 
 def ignored_reason(request: Request, settings: Settings, hooks: Hooks) -> str | None:

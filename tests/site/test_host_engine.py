@@ -25,6 +25,18 @@ READ_ONLY = {
 }
 
 
+def add_typed_code(host: Host) -> None:
+    """Add a page that attaches the code of a link, tea."""
+
+    @host.app.post("/typed")
+    def typed() -> str:
+        response = Referral.attach("tea")
+        return "" if response is None else response.action
+
+    with host.app.app_context():
+        Referral.create("/", code="tea")
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True, scope="session")
 class TestWriteLock:
     """SQLite has one write lock for the whole database."""
@@ -94,13 +106,8 @@ class TestLeaderAndFollower:
         host.db.session.session_factory.class_ = RoutingSession
         on_connect(host, READ_ONLY[engine_of(host).dialect.name], bind="follower")
 
-        @host.app.post("/typed")
-        def typed() -> str:
-            response = Referral.attach("tea")
-            return "" if response is None else response.action
-
+        add_typed_code(host)
         with host.app.app_context():
-            Referral.create("/", code="tea")
             host.user("mia")
         return host
 
@@ -242,13 +249,7 @@ class TestRetry:
 
     @pytest.fixture
     def host(self, host: Host) -> Host:
-        @host.app.post("/typed")
-        def typed() -> str:
-            response = Referral.attach("tea")
-            return "" if response is None else response.action
-
-        with host.app.app_context():
-            Referral.create("/", code="tea")
+        add_typed_code(host)
         return host
 
     def test_typed_code_of_a_visitor_is_retried(self, host: Host, client: FlaskClient) -> None:
