@@ -56,7 +56,7 @@ _WARM_UP = 10
 _NOISE = 0.1
 #: What the titles of pinax-referrals' operations begin with.
 _PINAX = "pinax-referrals: "
-#: With how many responses it is timed at most; by then an action takes as long as a hundred of ours.
+#: With how many responses it is timed at most; by then an action takes as long as a hundred of this extension's.
 _PINAX_STORED = 1_000_000
 #: What the titles of floors begin with.
 _FLOOR = "floor: "

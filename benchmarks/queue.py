@@ -2,7 +2,7 @@
 
     python -m benchmarks.queue --rounds 5 --seconds 5
 
-In each round each site is run in turn, from another one on each time, on a PostgreSQL server of our own, for its CPU
+In each round each site is run in turn, from another one on each time, on a separate PostgreSQL server, for its CPU
 time is read; a ratio is the median of those within a round. A run ends when all that was answered is in the table, and
 what it costs is counted until then: of the site, of the worker with its two processes, and of the database. Ends with 1
 when a goal is missed, or when a click was answered and not recorded. It needs wrk, and what

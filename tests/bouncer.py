@@ -21,7 +21,7 @@ _PATIENCE = 30
 
 @contextmanager
 def new_bouncer(url: str, config: str, **settings: object) -> Iterator[str]:
-    """Start a PgBouncer of our own on a free port, and yield the URL that leads through it.
+    """Start a separate PgBouncer on a free port, and yield the URL that leads through it.
 
     :param url: a database.
     :param config: the text of a ``pgbouncer.ini`` with one database, for which the given one is taken.

@@ -83,7 +83,7 @@ class Model:
         return None if too_old else browser.visitor
 
     def theirs(self, browser: Browser) -> list[Response]:
-        """The rows of whoever uses a browser."""
+        """The rows of the person who uses a browser."""
         if browser.user is not None:
             return [row for row in self.rows if row.user == browser.user]
         visitor = self.visitor(browser)

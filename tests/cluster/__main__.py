@@ -5,7 +5,7 @@
     python -m tests.cluster --clicks 20000
 
 Ends with 1 when a click that was answered is lost, when anything is there twice, when a visitor is not credited with
-what they did, when the nodes differ, or when the site's log has an error of ours.
+what they did, when the nodes differ, or when the site's log has an error of the extension.
 """
 
 import argparse

@@ -106,7 +106,7 @@ def live() -> None:
     browser("203.0.113.80").get(f"/referrals/{ended.code}/")
     Referral.objects.filter(pk=ended.pk).update(expired_at=timezone.now())
 
-    # All of it was long ago, whatever the clock of whoever reads this says.
+    # All times are long past, so that the dump does not depend on the clock.
     long_ago = timedelta(days=1000)
     for model in (Referral, ReferralResponse):
         model.objects.update(created_at=F("created_at") - long_ago)

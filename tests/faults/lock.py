@@ -3,7 +3,7 @@
     python -m tests.faults.lock --seconds 60
 
 There are as many clients as the site has workers, so that what is timed is a request and not its wait for a worker.
-Ends with 1 when a click is not led on within ``BOUND`` seconds, or when one that comes after the lock is not recorded.
+Ends with 1 when a click gets no redirect within ``BOUND`` seconds, or when one after the lock is not recorded.
 """
 
 import argparse
@@ -55,17 +55,17 @@ class Outcome:
 
     :param answered: clicks that came in under the lock.
     :param slowest: the longest any of them took, in seconds.
-    :param not_led_on: clicks without a 302, at any time.
+    :param unanswered: clicks without a 302, at any time.
     :param missing: clicks that are not in the table, though the site gave a key after them. A click that waits for the
         end of the host's transaction gets its key before it is stored.
-    :param unlogged: clicks led on unrecorded, less those the log knows of; below zero: it knows of too many.
+    :param unlogged: unrecorded clicks, less those in the log; below zero: the log has too many.
     :param after: clicks that were sent when the lock was gone.
     :param lost: those of them that are not in the table.
     """
 
     answered: int
     slowest: float
-    not_led_on: int
+    unanswered: int
     missing: int
     unlogged: int
     after: int
@@ -76,7 +76,7 @@ class Outcome:
 
         :param bound: the longest that a click may take under the lock, in seconds.
         """
-        counts = {"not led on": self.not_led_on, "missing": self.missing, "unlogged": self.unlogged, "lost": self.lost}
+        counts = {"no redirect": self.unanswered, "missing": self.missing, "unlogged": self.unlogged, "lost": self.lost}
         found = [f"{name}: {count}" for name, count in counts.items() if count]
         return found if self.slowest <= bound else [*found, f"slowest: {self.slowest:.2f} s"]
 
@@ -112,7 +112,7 @@ def run(url: str, folder: Path, lock: Lock, *, seconds: float) -> Outcome:
     return Outcome(
         answered=len(under_lock),
         slowest=max(answer.ended - answer.sent for answer in under_lock),
-        not_led_on=sum(answer.status != 302 for answer in clients.answers),
+        unanswered=sum(answer.status != 302 for answer in clients.answers),
         missing=0 if lock.host_reads else sum(answer.has_cookie for answer in unrecorded),
         unlogged=len(unrecorded) - logged,
         after=len(after),
@@ -127,7 +127,7 @@ def main() -> int:
     options = parser.parse_args()
     row = "{:24} {:>8}" + 7 * "{:>12}"
     print(
-        row.format("lock", "clicks", "slowest, s", "not led on", "missing", "unlogged", "after it", "lost", "verdict")
+        row.format("lock", "clicks", "slowest, s", "no redirect", "missing", "unlogged", "after it", "lost", "verdict")
     )
     has_faults = False
     for name, lock in LOCKS.items():
@@ -135,7 +135,7 @@ def main() -> int:
             found = run(url, Path(folder), lock, seconds=options.seconds)
         has_faults = has_faults or bool(found.faults())
         slowest, verdict = f"{found.slowest:.2f}", "bad" if found.faults() else "good"
-        counts = (found.not_led_on, found.missing, found.unlogged, found.after, found.lost)
+        counts = (found.unanswered, found.missing, found.unlogged, found.after, found.lost)
         print(row.format(name, found.answered, slowest, *counts, verdict), flush=True)
     return 1 if has_faults else 0
 

@@ -33,7 +33,7 @@ _BURST = 10 * WORKERS
 
 
 class PostgreSQL:
-    """A server of our own, which is not running yet.
+    """A separate server, which is not running yet.
 
     :param programs: the folder of ``initdb`` and ``pg_ctl``.
     :param folder: an empty folder that the account may write to.
@@ -78,7 +78,7 @@ class PostgreSQL:
         self._run("pg_ctl", "start", "--wait", "--log", str(self._folder / "server.log"), "--options", options)
 
     def stop(self) -> None:
-        """Cut it off, as a crash does: it says goodbye to nobody, and recovers at the next start."""
+        """Cut it off, as a crash does: it closes no connection, and recovers at the next start."""
         self._run("pg_ctl", "stop", "--wait", "--mode=immediate")
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -128,7 +128,7 @@ class Outcome:
     :param lost: for each part, how many clicks are not in the table.
     :param missing: those of them, in any part, after which the site gave a key.
     :param doubled: clicks that are in the table more than once.
-    :param unlogged: clicks led on unrecorded, less those the log knows of; below zero: it knows of too many.
+    :param unlogged: unrecorded clicks, less those in the log; below zero: the log has too many.
     :param leaks: answers that show what went wrong inside.
     :param impolite: answers of 503 without ``Retry-After``.
     :param slowest: the longest that a click took during the outage, in seconds.

@@ -1,6 +1,6 @@
 """Clicks through a broker, while the database is down, workers die, and the broker itself does.
 
-The database is a server of our own, in a temporary folder and on a free port, and so is RabbitMQ; Redis is the one of
+The database is a separate server, in a temporary folder and on a free port, and so is RabbitMQ; Redis is the one of
 the tests::
 
     python -m tests.faults.queue --broker rabbitmq --seconds 60

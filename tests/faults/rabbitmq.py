@@ -1,4 +1,4 @@
-"""A RabbitMQ node of our own, in a temporary folder and on free ports: it may be killed, stopped and started."""
+"""A separate RabbitMQ node, in a temporary folder and on free ports: it may be killed, stopped and started."""
 
 import os
 import shutil

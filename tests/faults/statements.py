@@ -1,4 +1,4 @@
-"""Every statement that we send fails, in every way a database fails, and nobody is harmed.
+"""Every statement of the extension fails in every way a database fails, and no work is lost.
 
 Each flow is run once to see its statements. Then it is run again for each of them and each kind of error, so that this
 one fails; a visitor arrives all the same, a login logs in, and a host is told and can go on. Run it as a program for a
@@ -267,7 +267,7 @@ class Site:
 
         @app.post("/call/<name>")
         def call(name: str) -> ResponseReturnValue:
-            """Call a function of ours as a host does that expects errors."""
+            """Call a function of the extension as a host does that expects errors."""
             arguments = request.form
             if "pending" in arguments:
                 db.session.add(self.host.Product(name=arguments["pending"]))
@@ -564,7 +564,7 @@ def judge_call(site: Site, run: Run) -> str:
     if pending is None:
         return "done" if error is None else "raised"
     is_kept = site.has(pending)
-    # The host's own row is behind no savepoint of ours when a SELECT fails, or the savepoint itself.
+    # The host's own row is behind no savepoint of the extension when a SELECT fails, or the savepoint itself.
     is_ours_undone = run.failing.split()[0] in ("INSERT", "UPDATE") and not run.is_transaction_lost
     run.expect(is_kept or not is_ours_undone, "the host's own row is lost")
     run.expect(is_kept or error is not None or is_told, "the host's own row is lost, and it was not told")

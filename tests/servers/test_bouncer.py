@@ -37,7 +37,7 @@ def engine_options() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database of our own, past PgBouncer."""
+    """A separate database, without PgBouncer."""
     with new_database("postgresql", tmp_path_factory.mktemp("database")) as url:
         yield url
 

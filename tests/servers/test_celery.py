@@ -31,7 +31,7 @@ _PATIENCE = 30
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[RabbitMQ]:
-    """A RabbitMQ of our own."""
+    """A separate RabbitMQ."""
     program = find_program()
     if program is None:
         unavailable("No RabbitMQ: rabbitmq-server was found nowhere.")

@@ -71,7 +71,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[outage.PostgreSQL, outage.PostgreSQL]]:
-    """Two servers of our own, of which the second follows the first."""
+    """Two separate servers, of which the second follows the first."""
     programs = outage.find_programs()
     if programs is None:
         unavailable("No programs of a PostgreSQL server: initdb was found nowhere.")

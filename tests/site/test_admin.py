@@ -48,7 +48,7 @@ def client(host: Host) -> FlaskClient:
 
 @pytest.fixture
 def links(host: Host) -> None:
-    """Olga's link to a product, which expired, and a link of nobody's, some months younger; a response to each."""
+    """Olga's link to a product, which expired, and a link without an owner, some months younger; a response to each."""
     with host.app.app_context():
         product = host.add(host.Product(name="Teapot"))
         olga = Referral.create("/teapot", host.user("olga"), "mail", product, code="olga-1")

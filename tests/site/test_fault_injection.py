@@ -27,7 +27,7 @@ READ_ONLY = {
 
 @pytest.fixture(scope="module", params=NAMES)
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The site that does everything that can be done with us, in a database of its own."""
+    """A site that uses every feature, in a separate database."""
     with new_database(request.param, tmp_path_factory.mktemp("database")) as url, new_site(url) as site:
         yield site
 
@@ -98,7 +98,7 @@ def test_row_that_postgresql_quotes_in_its_error_is_not_logged(
 
 
 class TestLostTransaction:
-    """The database gives up the transaction of a click: the host loses nothing with it."""
+    """The database rolls back the transaction of a click: the host loses nothing with it."""
 
     def assert_visitor_arrives(self, site: Site, client: FlaskClient, *, logged: int) -> None:
         page, pending = site.name(), site.name()
@@ -152,7 +152,7 @@ class TestLostTransaction:
 
 
 class TestFullDisk:
-    """SQLite gives up a transaction for which there is no room."""
+    """SQLite rolls back a transaction for which there is no room."""
 
     @pytest.fixture
     def database_url(self, sqlite_url: str) -> str:

@@ -319,7 +319,7 @@ class TestKeys:
             assert (referral.user, referral.user_id, str(referral)) == (None, None, code)
             assert [response.user for response in host.responses()] == [None, None]
             assert [str(response) for response in referral.filtered_responses()] == ["SIGNED_UP", "RESPONDED"]
-        # Whoever is still logged in as the deleted user is nobody.
+        # A browser that is still logged in as the deleted user is anonymous.
         assert client.post("/act/BOUGHT").text == ""
         assert client.get(f"/referrals/{code}").headers["Location"] == "/welcome"
         assert host.client().get(f"/referrals/{code}").headers["Location"] == "/welcome"

@@ -57,7 +57,7 @@ class Page(HTMLParser):
 
 
 def assert_harmless(markup: str, *shown: str) -> None:
-    """Let nothing of ours be run, and let values be read as they are."""
+    """Run no code that values contain, and read values as they are."""
     page = Page(markup)
     assert [each for each in page.live if "pwned" in each] == []
     assert "<img" not in markup

@@ -136,7 +136,7 @@ class TestRealData:
         kept = [each.session_key or "" for each in responses(host)]
         assert kept[1] == kept[2]  # one visitor's rows stay together
         assert len(set(kept)) == len({old["session_key"] for old in RESPONSES})
-        assert all(re.fullmatch(r"~[A-Za-z0-9_-]{42}", key) for key in kept)  # no key of ours begins so
+        assert all(re.fullmatch(r"~[A-Za-z0-9_-]{42}", key) for key in kept)  # no visitor key begins so
 
     def test_second_run_adds_nothing(self, host: Host, run: Import, people: Any) -> None:
         assert "Links: 6 added, 0 already imported.\nResponses: 8 added, 0 already imported.\n" in run(DUMP).stdout

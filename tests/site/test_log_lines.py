@@ -37,7 +37,7 @@ def code(host: Host) -> str:
 
 @contextmanager
 def refused_writes(host: Host) -> Iterator[None]:
-    """Let the database refuse every row of ours, and tell what it was."""
+    """Let the database refuse every row of the extension with an error that quotes it."""
 
     def refuse(conn: Any, cursor: Any, statement: str, parameters: Any, *args: Any) -> None:
         if statement.startswith(("INSERT INTO referral", "UPDATE referral")):

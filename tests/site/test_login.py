@@ -1,4 +1,4 @@
-"""Joining a visitor's history to the user they turn out to be."""
+"""Joining a visitor's history to the user at login."""
 
 from datetime import datetime, timezone
 from functools import partial

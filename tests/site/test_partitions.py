@@ -46,7 +46,7 @@ def upgrade(connection: sa.Connection, revision: str = REVISION) -> None:
 
 @pytest.fixture
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database of our own, for the revision makes a schema."""
+    """A separate database, because the revision makes a schema."""
     with new_database("postgresql", tmp_path_factory.mktemp("database")) as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""Every statement of ours finds its rows by an index, on tables that are worth one."""
+"""Every statement of the extension finds its rows by an index, on tables large enough for one."""
 
 import json
 from collections.abc import Iterator

@@ -54,7 +54,7 @@ def host(make_queued: MakeHost) -> Host:
 
 
 def new_link(host: Host, path: str = "/", user: str | None = None, **options: Any) -> str:
-    """Store a link, of a user's or of nobody's, and return its path."""
+    """Store a link, with or without an owner, and return its path."""
     with host.app.app_context():
         owner = host.db.session.scalar(sa.select(host.User).filter_by(name=user)) if user is not None else None
         return f"/referrals/{Referral.create(path, user=owner, **options).code}"

@@ -1,4 +1,4 @@
-"""``flask referrals purge`` and ``anonymize``: what is old goes, or tells nobody's name any more."""
+"""``flask referrals purge`` and ``anonymize``: old rows are deleted, or lose their personal data."""
 
 import io
 import sys

@@ -1,4 +1,4 @@
-"""A transaction of ours that the database gave up in favour of another is tried again; the host's is not."""
+"""The extension's own transactions are retried after a conflict; the host's are not."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

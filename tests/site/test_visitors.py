@@ -134,7 +134,7 @@ def test_valid_key_gives_credit(host: Host, code: str, token: str) -> None:
 
 
 class TestForgery:
-    """What is not a key of ours is no key, and no error."""
+    """A text that is not a signed key is ignored without an error."""
 
     def test_every_changed_character_is_noticed(self, host: Host, token: str) -> None:
         with host.app.test_request_context():
