@@ -1,4 +1,4 @@
-"""The extension: what a host gives an app, and what it says about itself."""
+"""The extension, as a host gives it to an app."""
 
 import typing as t
 from collections.abc import Callable
@@ -29,16 +29,15 @@ F = t.TypeVar("F", bound=Callable[..., t.Any])
 class Referrals:
     """Gives the users of a Flask site referral links, and shows which links bring clicks, sign-ups and sales.
 
-    Nothing of an app is kept here: one instance serves many apps.
+    One instance serves many apps.
 
     :param app: call :meth:`init_app` with it at once.
-    :param user_model: the host's users, a model with a primary key of one column. Without it users are told apart by
-        Flask-Login's ``get_id()``, which must never change, and no foreign key leads to them. Choose before the first
-        migration.
-    :param referral_model: the host's own subclass of :class:`.ReferralMixin`; needed only when there are several.
+    :param user_model: the host's users, a model with a primary key of one column. Without it, users are stored by
+        Flask-Login's ``get_id()``, which must never change, without a foreign key. Choose before the first migration.
+    :param referral_model: the host's own subclass of :class:`.ReferralMixin`; needed only if there are several.
     :param response_model: the host's own subclass of :class:`.ReferralResponseMixin`; likewise.
     :param recorder: takes each click, a dict that can be written as JSON, and returns once it is safe; a worker hands
-        it to :func:`.queue.store` later. Without a recorder a click is stored before the response.
+        it to :func:`.queue.store` later. Without a recorder, a click is stored before the response.
     """
 
     def __init__(
@@ -68,22 +67,17 @@ class Referrals:
     ) -> None:
         """Give an app its models, its two routes under ``REFERRALS_URL_PREFIX``, and its template functions.
 
-        Call it after ``db.init_app(app)``. The settings are read here, once. The parameters are those of the
-        constructor, and override them.
+        Call it after ``db.init_app(app)``. The settings are read once, here. The parameters override those of the
+        constructor.
 
         :raises ConfigurationError: the database or the secret key is missing, a setting is invalid, the app has
             referrals already, or its models do not belong together.
         """
         if EXTENSION_KEY in app.extensions:
             raise ConfigurationError("This app has referrals already: call 'referrals.init_app(app)' once.")
-        choices = Choices(
-            user_model or self._choices.user,
-            referral_model or self._choices.referral,
-            response_model or self._choices.response,
-        )
+        own = self._choices
+        choices = Choices(user_model or own.user, referral_model or own.referral, response_model or own.response)
         db = find_host(app)
-        for name, default in Settings.defaults().items():
-            app.config.setdefault(name, default)
         settings = Settings.from_config(app.config)
         database = make_database(app, db, choices)
         state = app.extensions[EXTENSION_KEY] = AppState(
@@ -116,15 +110,12 @@ class Referrals:
         return t.cast("type[ReferralResponseMixin]", current_state().database.models.response)
 
     def user_loader(self, function: F) -> F:
-        """Decorate a function that returns the user of the current request, or ``None``. It replaces Flask-Login."""
+        """Decorate a function that returns the user of the current request, or ``None``, instead of Flask-Login."""
         self.hooks.user_loader = function
         return function
 
     def code_generator(self, function: F) -> F:
-        """Decorate a function that returns the code of a new referral, which it is given.
-
-        It is called again, up to ten times, when the code is taken.
-        """
+        """Decorate a function that is given a new referral and returns its code. It has ten attempts."""
         self.hooks.code_generator = function
         return function
 
@@ -134,17 +125,17 @@ class Referrals:
         return function
 
     def responses_filter(self, function: F) -> F:
-        """Decorate ``function(responses, *, user, referral)`` that narrows a select of responses before it is listed.
+        """Decorate ``function(responses, *, user, referral)`` that narrows a select of responses to list.
 
-        It is given the select, and either the owner whose links' responses are listed or the referral.
+        They are either those of a user's links or those of one referral.
         """
         self.hooks.responses_filter = function
         return function
 
     def classifier(self, function: F) -> F:
-        """Decorate a function that returns the reason to ignore a click, in at most 20 characters, or ``None``.
+        """Decorate a function that returns the reason to ignore a request's click, or ``None``.
 
-        It is given the request, and called when nothing else has found a reason.
+        The reason has at most 20 characters. The function is called if nothing else has found one.
         """
         self.hooks.classifier = function
         return function
@@ -157,8 +148,8 @@ class Referrals:
     def link_user(self, user: t.Any, *, commit: bool = True) -> None:
         """Join the history of the current visitor to a user. Call it at login, unless Flask-Login does the login.
 
-        All unclaimed responses of the visitor get the user in one UPDATE, the visitor key is dropped, and
-        ``user_linked_to_response`` is sent for each. It works after ``session.clear()`` too.
+        All unclaimed responses of the visitor get the user, ``user_linked_to_response`` is sent for each, and the
+        visitor key is dropped. It works after ``session.clear()`` too.
 
         :param user: the user. A user without a primary key yet is flushed first.
         :param commit: commit the session; ``False`` only flushes, in the host's transaction.
@@ -173,10 +164,9 @@ class Referrals:
         without an owner or a label, and are no longer tracked; users who came by them stay bound to them. Where the
         user is the target of a row, the row has none.
 
-        :param user: the user.
-        :param commit: commit the session after every 1,000 rows, so that a call that failed continues when it is
-            repeated; ``False`` only flushes, in the host's transaction.
-        :raises InvalidValueError: the user is anonymous, or not a user of this app.
+        :param commit: commit the session after every 1,000 rows: a repeated call continues where one failed. ``False``
+            only flushes, in the host's transaction.
+        :raises InvalidValueError: as in :meth:`link_user`.
         """
         state = current_state()
         forget_user(state, require_user_key(state, user), commit=commit)

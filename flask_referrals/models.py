@@ -1,12 +1,4 @@
-"""The two models as a host sees them: columns, and methods that each make one call into a subject.
-
-A host that needs more columns or another table declares its own::
-
-    class Invite(ReferralMixin, db.Model):
-        __tablename__ = "invite"
-        __user_model__ = User
-        campaign: Mapped[str | None] = mapped_column(String(40))
-"""
+"""The two models as a host sees them: columns, and methods that each make one call into a subject."""
 
 import typing as t
 from collections.abc import Sequence
@@ -26,7 +18,7 @@ from .deferral import settle_deferred
 from .queue.pending import has_pending, settle_pending
 from .state import AppState, current_state
 from .targets import load_target, reference
-from .types import ANONYMOUS, Actor, Anonymous, storable
+from .types import Actor, Anonymous, storable
 from .web.client import resolve_request, unwrapped
 from .web.urls import referral_url
 
@@ -38,13 +30,15 @@ _KEY_LENGTH = 43
 
 
 class RecordMixin(RecordColumns):
-    """What both models have in common: the target."""
+    """The target, which both models have."""
 
     @property
     def target(self) -> t.Any:
         """The object that this is about, or ``None``, also when it has been deleted."""
         of, target = self.__dict__.get("_loaded_target", (None, None))
-        if of != (self.target_type, self.target_id) or (target is not None and not _is_current(target)):
+        state = inspect(target) if target is not None else None
+        # It must be as its session has it: neither deleted nor from before a commit.
+        if of != (self.target_type, self.target_id) or (state and (state.expired or not state.persistent)):
             target = load_target(current_state(), self.target_type, self.target_id)
             # A strong reference: the session holds its objects weakly, and would read it again.
             self.__dict__["_target"] = target
@@ -56,21 +50,18 @@ class RecordMixin(RecordColumns):
 
 
 def set_loaded_target(record: RecordColumns, target: t.Any) -> None:
-    """Set the loaded target of a record, so that reading it needs no query.
-
-    :param target: the object, or ``None`` when it has been deleted.
-    """
+    """Set the loaded target of a record, or ``None`` if it is deleted, so that reading it needs no query."""
     record.__dict__["_loaded_target"] = ((record.target_type, record.target_id), target)
 
 
-def _is_current(obj: t.Any) -> bool:
-    """Return whether an object is as its session has it: neither deleted nor from before a commit."""
-    state = inspect(obj)
-    return bool(state.persistent and not state.expired)
-
-
 class ReferralMixin(RecordMixin, ReferralColumns):
-    """A referral: a link that its owner shares."""
+    """A referral: a link that its owner shares. A host may declare its own, with more columns or another table::
+
+    class Invite(ReferralMixin, db.Model):
+        __tablename__ = "invite"
+        __user_model__ = User
+        campaign: Mapped[str | None] = mapped_column(String(40))
+    """
 
     if t.TYPE_CHECKING:
         responses: DynamicMapped["ReferralResponseMixin"]
@@ -90,20 +81,16 @@ class ReferralMixin(RecordMixin, ReferralColumns):
         expires_at: datetime | None = None,
         commit: bool = True,
     ) -> "Self":
-        """Return the referral for a user, place, label and target: the existing one, or a new one.
-
-        There is one row, however many callers race.
+        """Return the one referral for a user, page, label and target. Create it if there is none.
 
         :param redirect_to: where the link leads: a path on this site, a URL on it or on a host in
-            ``REFERRALS_ALLOWED_REDIRECT_HOSTS``, or the name of an endpoint without arguments;
-            at most 2,048 characters.
+            ``REFERRALS_ALLOWED_REDIRECT_HOSTS``, or an endpoint without arguments; at most 2,048 characters.
         :param user: the owner; ``None`` for a link of the site's own.
         :param label: tells a user's links apart, at most 100 characters.
         :param target: the object that the link is about, an instance of a model.
         :param code: the code of a new referral, 1 to 64 letters, digits, ``-`` or ``_``; random by default.
         :param expires_at: when a new referral expires, an aware time.
-        :param commit: commit the session when a referral was created; ``False`` only flushes, in the host's
-            transaction.
+        :param commit: commit the session if a referral was created; ``False`` only flushes, in the host's transaction.
         :raises InvalidValueError: an argument is invalid. Nothing was written.
         :raises CodeTakenError: another referral has the code.
         """
@@ -129,23 +116,22 @@ class ReferralMixin(RecordMixin, ReferralColumns):
     ) -> "ReferralResponseMixin | None":
         """Record what a visitor or user does, under the referral that earns the credit.
 
-        Somebody who never followed a link costs no query and gets no cookie. Within a request and without ``key``, a
-        database failure is logged and the result is ``None``, except in debug and testing mode. With ``key``, or
-        outside a request, it is raised, so that a webhook or a worker retries.
+        Within a request and without ``key``, a database failure is logged and the result is ``None``, except in debug
+        and testing mode. With ``key``, or outside a request, it is raised, so that a webhook or a worker retries.
 
         :param action: the action, at most 128 characters.
         :param target: the object of the action, an instance of a model.
         :param user: who acts, if that is not the user who is logged in, as in a payment's webhook. The history of the
             request's visitor is left alone then.
         :param request: the request, by default the current one.
-        :param key: makes the action happen once: a second call with the same action and key returns the first response.
+        :param key: a second call with the same action and key returns the first response.
         :param value: what the action is worth, a decimal with at most 10 digits before the point and 4 after it.
         :param currency: the currency of the value, as in ISO 4217.
-        :param once: record the action once for this user or visitor: a second call returns the first response.
+        :param once: a second call for the same user or visitor returns the first response.
         :param join: the request's visitor is ``user``: join their history, as at a login. For a sign-up view that logs
             nobody in, or whose login sends no signal.
         :param commit: commit the session; ``False`` only flushes, in the host's transaction.
-        :return: the response, or ``None`` when no referral earns the credit.
+        :return: the response, or ``None`` if no referral earns the credit.
         :raises InvalidValueError: an argument is invalid. Nothing was written.
         """
         state, request = _start(request)
@@ -155,23 +141,14 @@ class ReferralMixin(RecordMixin, ReferralColumns):
 
     @classmethod
     def attach(
-        cls,
-        code: str,
-        *,
-        user: t.Any = None,
-        request: Request | None = None,
-        join: bool = False,
-        commit: bool = True,
+        cls, code: str, *, user: t.Any = None, request: Request | None = None, join: bool = False, commit: bool = True
     ) -> "ReferralResponseMixin | None":
         """Record that somebody typed a code into a form. It counts like a click on the link.
 
+        The other parameters, and what follows a database failure, are as in :meth:`record_response`.
+
         :param code: what was typed. Blanks around it do not matter, nor do capitals for a code of lower case.
-        :param user: who typed it, as in :meth:`record_response`.
-        :param request: the request, by default the current one.
-        :param join: as in :meth:`record_response`.
-        :param commit: commit the session.
-        :return: the response, with the action ``ATTACHED``; ``None`` after a database failure, as in
-            :meth:`record_response`.
+        :return: the response, with the action ``ATTACHED``.
         :raises InvalidValueError: there is no such code, or its referral has expired.
         :raises TooManyGuessesError: too many wrong codes came from this address within an hour.
         """
@@ -189,34 +166,25 @@ class ReferralMixin(RecordMixin, ReferralColumns):
         who = unwrapped(who)
         if who is None or isinstance(who, Request):
             state, actor = _settled_actor(who)
-        else:
-            state = current_state()
-            key = user_key(state, who)
-            actor = ANONYMOUS if key is None else Actor(key)
-        return credit.explain_credit(state, actor) if isinstance(actor, Actor) else []
+            return credit.explain_credit(state, actor) if actor else []
+        state = current_state()
+        key = user_key(state, who)
+        return [] if key is None else credit.explain_credit(state, Actor(key))
 
     @classmethod
     def referral_for_request(cls, request: Request | None = None) -> "Self | None":
-        """Return the referral that earns the credit for what this request does, or ``None``.
-
-        :param request: the request, by default the current one.
-        """
+        """Return the referral that earns the credit for a request, by default the current one, or ``None``."""
         state, actor = _settled_actor(request)
-        return t.cast("Self", credit.find_credited_referral(state, actor)) if isinstance(actor, Actor) else None
+        return t.cast("Self", credit.find_credited_referral(state, actor)) if actor else None
 
     @classmethod
     def for_request(cls, request: Request | None = None) -> "Self | None":
-        """Return the same as :meth:`referral_for_request`. pinax-referrals has it under this name too."""
+        """Return the same as :meth:`referral_for_request`. pinax-referrals has both names."""
         return cls.referral_for_request(request)
 
     @classmethod
     def referrer_of(cls, user: t.Any) -> "Self | None":
-        """Return the referral that a user is bound to, or ``None``: that of their first credited action.
-
-        Later actions are credited to it, whatever links they click on.
-
-        :param user: the user. An anonymous user is bound to none.
-        """
+        """Return the referral that a user is bound to by their first credited action, or ``None``."""
         state = current_state()
         key = user_key(state, user)
         return None if key is None else t.cast("Self | None", credit.find_referrer(state, key))
@@ -225,8 +193,7 @@ class ReferralMixin(RecordMixin, ReferralColumns):
     def referred_by(cls, user: t.Any) -> Sequence[t.Any]:
         """Return the users who are bound to a user's referrals, in the order in which they came.
 
-        :param user: the owner. An anonymous user has referred nobody.
-        :return: the users; in an app without a user model their stored keys.
+        In an app without a user model these are their stored keys.
         """
         state = current_state()
         key = user_key(state, user)
@@ -234,12 +201,9 @@ class ReferralMixin(RecordMixin, ReferralColumns):
 
     @classmethod
     def referral_responses_for_request(cls, request: Request | None = None) -> "Sequence[ReferralResponseMixin]":
-        """Return all responses of the user or visitor who makes a request, newest first.
-
-        :param request: the request, by default the current one.
-        """
+        """Return all responses of a request's user or visitor, newest first; by default the current request's."""
         state, actor = _settled_actor(request)
-        return reports.responses_of(state, actor) if isinstance(actor, Actor) else []
+        return reports.responses_of(state, actor) if actor else []
 
     def respond(
         self,
@@ -256,10 +220,8 @@ class ReferralMixin(RecordMixin, ReferralColumns):
     ) -> "ReferralResponseMixin":
         """Record a response to this referral, whichever earns the credit otherwise.
 
-        It is a touch, like a click: later actions of the same visitor are credited to this referral. The parameters and
-        errors are those of :meth:`record_response`; a database failure is always raised.
-
-        :return: the response. The owner's own is ignored.
+        It is a touch, like a click: later actions of the same visitor are credited to this referral. The owner's own is
+        ignored. The parameters and errors are as in :meth:`record_response`; a database failure is always raised.
         """
         state, request = _start(request)
         action_ = actions.Action(action, target, key, value, currency)
@@ -267,14 +229,9 @@ class ReferralMixin(RecordMixin, ReferralColumns):
         return t.cast("ReferralResponseMixin", response)
 
     def link_responses_to_user(self, user: t.Any, session_key: str, *, commit: bool = True) -> None:
-        """Assign a visitor's unclaimed responses to this referral to a user.
+        """Assign a visitor's unclaimed responses to this referral to a user, as :meth:`.Referrals.link_user` does.
 
-        ``user_linked_to_response`` is sent for each.
-
-        :param user: the user.
         :param session_key: the visitor key, as in ``ReferralResponse.session_key``.
-        :param commit: commit the session.
-        :raises InvalidValueError: the user is anonymous, or not a user of this app.
         """
         if session_key == storable(session_key, _KEY_LENGTH):  # else no visitor has it
             logins.link_responses(current_state(), self.id, user, session_key, commit=commit)
@@ -293,10 +250,7 @@ class ReferralMixin(RecordMixin, ReferralColumns):
         return reports.click_count(current_state(), self.id)
 
     def filtered_responses(self, limit: int | None = None) -> "Sequence[ReferralResponseMixin]":
-        """Return the counted responses, newest first, as the host's ``responses_filter`` selects.
-
-        :param limit: the most to return.
-        """
+        """Return the counted responses, newest first, as the host's ``responses_filter`` selects; at most a limit."""
         return reports.counted_responses(current_state(), referral=self, limit=limit)
 
 
@@ -309,12 +263,11 @@ class ReferralResponseMixin(RecordMixin, ResponseColumns):
     def void(self, reason: str, *, commit: bool = True) -> "ReferralResponseMixin":
         """Take this response out of all counts and credit, as after a refund or a fraud.
 
-        The row stays, with ``ignored`` set to ``void``. The voiding is recorded as another response, with the action
-        ``VOIDED`` and the reason in ``params``. A second call changes nothing.
+        The row stays, with ``ignored`` set to ``void``. A second call changes nothing.
 
         :param reason: why, at most 200 characters.
-        :param commit: commit the session.
-        :return: the record of the voiding.
+        :param commit: as in :meth:`.ReferralMixin.record_response`.
+        :return: the record of the voiding: a response with the action ``VOIDED`` and the reason in ``params``.
         :raises InvalidValueError: the reason is empty, too long, or not printable.
         """
         return t.cast("ReferralResponseMixin", actions.void_response(current_state(), self, reason, commit=commit))
@@ -330,10 +283,7 @@ def _start(request: Request | None) -> tuple[AppState, Request | None]:
 
 
 def _settled_actor(request: Request | None) -> tuple[AppState, Actor | Anonymous]:
-    """Return the current state and who acts, after storing their pending clicks, which may earn the credit.
-
-    In the host's transaction these are committed with the host's own commit.
-    """
+    """Return the current state and who acts, after storing their pending clicks, which may earn the credit."""
     state, request = _start(request)
     database = state.database
     transaction = UnflushedTransaction(database) if is_in_transaction(database) else OwnTransaction(database)
