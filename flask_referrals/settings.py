@@ -2,7 +2,7 @@
 
 import re
 import typing as t
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -11,17 +11,13 @@ from urllib.parse import urlsplit
 from .exceptions import ConfigurationError
 from .redirects import parse_host_pattern, safe_location
 
+#: Returns a value in the form that the code uses, or raises ValueError with what the setting must be.
 Parser = Callable[[t.Any], t.Any]
 Networks = tuple[IPv4Network | IPv6Network, ...]
 Attribution = str | Callable[[t.Any], t.Any]
 
-_PREFIX = "REFERRALS_"
-
 #: The longest duration, so that the current time minus it is still a date.
 _LONGEST = timedelta(days=36525)
-
-
-# A parser returns a value in the form that the code uses, or raises ValueError with what the setting must be.
 
 
 def _checked(is_valid: Callable[[t.Any], t.Any], rule: str) -> Parser:
@@ -60,24 +56,23 @@ def _duration(value: t.Any) -> timedelta:
     return value
 
 
-def _base_url(value: t.Any) -> str:
+def _is_base_url(value: t.Any) -> bool:
     try:
         parts = urlsplit(value)
         is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query + parts.fragment
-        is_valid = isinstance(value, str) and is_valid and (parts.port is None or parts.port > 0)
+        return isinstance(value, str) and is_valid and (parts.port is None or parts.port > 0)
     except (AttributeError, TypeError, ValueError):  # no text, brackets, or an invalid port
-        is_valid = False
-    if not is_valid:
-        raise ValueError("a URL such as 'https://shop.example'")
-    return t.cast(str, value)
+        return False
 
 
 def _names(value: t.Any) -> tuple[str, ...]:
-    if not isinstance(value, (list, tuple, set, frozenset)) or not all(
-        isinstance(name, str) and name for name in value
-    ):
-        raise ValueError("a list of names")
-    return tuple(value)
+    if isinstance(value, (list, tuple, set, frozenset)) and all(map(_is_name, value)):
+        return tuple(value)
+    raise ValueError("a list of names")
+
+
+def _is_name(value: t.Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _one_or_more_names(value: t.Any) -> tuple[str, ...]:
@@ -88,38 +83,30 @@ def _codes(value: t.Any) -> frozenset[str]:
     return frozenset(name.casefold() for name in _names(value))
 
 
-def _networks(value: t.Any) -> Networks:
-    networks = []
-    for text in _names(value):
+def _list_of(kind: str, parse: Parser) -> Parser:
+    def parse_all(value: t.Any) -> tuple[t.Any, ...]:
+        names = _names(value)
         try:
-            networks.append(ip_network(text))
+            return tuple(map(parse, names))
         except ValueError as error:
-            raise ValueError(f"a list of networks: {error}") from None
-    return tuple(networks)
+            raise ValueError(f"a list of {kind}: {error}") from None
 
-
-def _hosts(value: t.Any) -> tuple[str, ...]:
-    for pattern in _names(value):
-        try:
-            parse_host_pattern(pattern)
-        except ValueError as error:
-            raise ValueError(f"a list of hosts: {error}") from None
-    return tuple(value)
+    return parse_all
 
 
 _any = _checked(lambda value: True, "")
+_base_url = _checked(_is_base_url, "a URL such as 'https://shop.example'")
 _attribution = _checked(lambda value: value in ("last", "first") or callable(value), "'last', 'first' or a callable")
 _boolean = _checked(lambda value: isinstance(value, bool), "True or False")
 _cookie_name = _checked(
-    lambda value: isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9_-]+", value),
-    "a name of letters, digits, '-' or '_'",
+    lambda value: _is_name(value) and re.fullmatch(r"[A-Za-z0-9_-]+", value), "a name of letters, digits, '-' or '_'"
 )
-_limit = _checked(
-    lambda value: isinstance(value, int) and not isinstance(value, bool) and value > 0, "a number above zero"
-)
-_name = _checked(lambda value: isinstance(value, str) and value, "a name")
+_hosts = _list_of("hosts", _checked(parse_host_pattern, "a host"))
+_limit = _checked(lambda value: type(value) is int and value > 0, "a number above zero")
+_name = _checked(_is_name, "a name")
+_networks = _list_of("networks", ip_network)
 _path_prefix = _checked(
-    lambda value: isinstance(value, str) and value.startswith("/") and value.rstrip("/"), "a path such as '/referrals'"
+    lambda value: _is_name(value) and value.startswith("/") and value.rstrip("/"), "a path such as '/referrals'"
 )
 _words = _checked(lambda value: isinstance(value, dict), "a dict of {action: words}")
 
@@ -134,29 +121,21 @@ class Settings:
     """The settings of one app. Each field is ``REFERRALS_`` and its name in capitals."""
 
     url_prefix: str = _setting("/referrals", _path_prefix, "The path of the two routes.")
-    base_url: str | None = _setting(
-        None, _optional(_base_url), "The site's URL, with which links begin. Needed outside a request."
-    )
+    base_url: str | None = _setting(None, _optional(_base_url), "The URL that links begin with, also outside requests.")
     redirect_param: str = _setting("redirect_to", _name, "A link's query argument that names another page.")
-    allowed_redirect_hosts: tuple[str, ...] = _setting(
-        (), _hosts, "Other hosts that links may lead to: ``shop.example``, ``.shop.example`` or ``*.shop.example``."
-    )
+    allowed_redirect_hosts: tuple[str, ...] = _setting((), _hosts, "Other hosts that links may lead to.")
     fallback_url: str = _setting("/", _any, "Where a link redirects when its own target is no longer allowed.")
-    attribution: Attribution = _setting(
-        "last", _attribution, "``last``, ``first``, or a callable that chooses a touch."
-    )
+    attribution: Attribution = _setting("last", _attribution, "``last``, ``first`` or a callable.")
     attribution_window: timedelta | None = _setting(
-        None, _optional(_duration), "How long after the click an action is credited; ``None``: without end."
+        None, _optional(_duration), "How long after a click actions are credited."
     )
     repeat_window: timedelta | None = _setting(
         timedelta(minutes=30), _optional(_duration), "A visitor's clicks on one link within this time count once."
     )
-    query_param: tuple[str, ...] = _setting(
-        None, _one_or_more_names, "Query arguments that bring a code to any page, as in ``/tea?ref=alice``."
-    )
+    query_param: tuple[str, ...] = _setting(None, _one_or_more_names, "Query arguments that bring a code to any page.")
     internal_networks: Networks = _setting((), _networks, "Networks whose clicks are ignored, such as your office's.")
     ignored: str = _setting(
-        "flag", _choice("flag", "drop"), "``flag`` stores ignored clicks with their reason, ``drop`` does not."
+        "flag", _choice("flag", "drop"), "``flag`` ignored clicks with their reason, or ``drop`` them."
     )
     campaign_params: tuple[str, ...] = _setting(
         ("utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content", "sub"),
@@ -165,19 +144,13 @@ class Settings:
     )
     forward_query: bool = _setting(False, _boolean, "Whether other query arguments are passed on to the target.")
     reserved_codes: frozenset[str] = _setting(("admin", "api", "static"), _codes, "Codes that nobody may choose.")
-    guess_limit: int | None = _setting(
-        10, _optional(_limit), "Wrong codes per address, hour and process; ``None``: no limit."
-    )
-    link_limit: int | None = _setting(
-        1000, _optional(_limit), "Links that one user may create with the form; ``None``: no limit."
-    )
+    guess_limit: int | None = _setting(10, _optional(_limit), "Wrong codes per address, hour and process.")
+    link_limit: int | None = _setting(1000, _optional(_limit), "Links that one user may create with the form.")
     lock_timeout: timedelta | None = _setting(
         timedelta(seconds=2), _optional(_duration), "How long a click waits for SQLite's lock; then it only redirects."
     )
     report_bind: str | None = _setting(None, _any, "The bind of a replica, where counts, lists and exports are read.")
-    cookie: str | None = _setting(
-        None, _optional(_cookie_name), "A SameSite=Lax cookie that holds the visitor key instead of the session."
-    )
+    cookie: str | None = _setting(None, _optional(_cookie_name), "A cookie for the visitor key instead of the session.")
     respect_gpc: bool = _setting(False, _boolean, "Whether ``Sec-GPC: 1`` and ``DNT: 1`` prevent recognition.")
     ip_storage: str = _setting(
         "truncated",
@@ -196,19 +169,15 @@ class Settings:
     @classmethod
     def defaults(cls) -> dict[str, t.Any]:
         """Return each setting's name in ``app.config`` and its default."""
-        return {f"{_PREFIX}{each.name.upper()}": each.metadata["default"] for each in fields(cls)}
+        return {f"REFERRALS_{each.name.upper()}": each.metadata["default"] for each in fields(cls)}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, t.Any]) -> "Settings":
-        """Read the settings from an app's config.
-
-        :raises ConfigurationError: a value is invalid. The message names the setting and says what it must be.
-        """
+    def from_config(cls, config: MutableMapping[str, t.Any]) -> "Settings":
+        """Read the settings from an app's config, to which the defaults are added."""
         values = {}
-        for each in fields(cls):
-            name = f"{_PREFIX}{each.name.upper()}"
+        for each, (name, default) in zip(fields(cls), cls.defaults().items(), strict=True):
             try:
-                values[each.name] = each.metadata["parse"](config.get(name, each.metadata["default"]))
+                values[each.name] = each.metadata["parse"](config.setdefault(name, default))
             except ValueError as error:
                 raise ConfigurationError(f"{name} must be {error}.") from None
         settings = cls(**values)
