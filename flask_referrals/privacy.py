@@ -1,13 +1,9 @@
-"""Removing personal data: by age, or of one user.
-
-The work goes batch by batch, each in a transaction. What was interrupted continues when it is run again.
-"""
+"""Removing personal data: by age, or of one user. Each batch has a transaction; a repeated call continues."""
 
 import secrets
 import time
 import typing as t
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
@@ -28,29 +24,24 @@ _SQLITE_POLL = 0.1
 #: Columns that say who made a response. Its key may as well: an order's number, or a digest of the user.
 _PERSONAL = ("user_id", "session_key", "ip_address", "http_referrer", "user_agent")
 
+#: Told after each batch how many rows it changed, or how many ids of :func:`id_span` it covered.
 Progress = Callable[[int], None]
 T = t.TypeVar("T")
 
 
 def purge(state: AppState, older_than: timedelta, *, progress: Progress = lambda steps: None) -> int:
-    """Delete the responses of more than a certain age. Return how many were deleted.
-
-    :param progress: told after each batch how many ids of :func:`id_span` it covered.
-    """
+    """Delete the responses of more than a certain age. Return how many were deleted."""
     responses = state.database.models.responses
     delete = sa.delete(responses.id.table).where(responses.created_at < now() - older_than)
     return _execute_by_page(state, delete, progress)
 
 
 def anonymize(state: AppState, older_than: timedelta, *, progress: Progress = lambda steps: None) -> int:
-    """Remove who made them from the responses of more than a certain age. Return how many were changed.
-
-    All counts stay. The progress is that of :func:`purge`.
-    """
+    """Remove who made them from the responses of more than a certain age. Return how many were changed."""
     responses = state.database.models.responses
-    is_personal: list[Condition] = [responses[name].is_not(None) for name in _PERSONAL]
-    is_personal.append(sa.and_(responses.key.is_not(None), responses.action != VOID))
-    update = sa.update(responses.id.table).where(responses.created_at < now() - older_than, sa.or_(*is_personal))
+    has_key = sa.and_(responses.key.is_not(None), responses.action != VOID)
+    is_personal = sa.or_(has_key, *(responses[name].is_not(None) for name in _PERSONAL))
+    update = sa.update(responses.id.table).where(responses.created_at < now() - older_than, is_personal)
     return _execute_by_page(state, update.values(_anonymous(responses)), progress)
 
 
@@ -62,10 +53,9 @@ def id_span(state: AppState) -> int:
 
 def _anonymous(responses: t.Any) -> dict[t.Any, t.Any]:
     """Return the columns of an anonymous response. The record of a voiding is still found by its key."""
-    values: dict[t.Any, t.Any] = {responses[name]: None for name in _PERSONAL}
-    for column in (responses.key, responses.identity):
-        values[column] = sa.case((responses.action == VOID, column), else_=sa.null())
-    return values
+    columns = (responses.key, responses.identity)
+    kept = {column: sa.case((responses.action == VOID, column), else_=sa.null()) for column in columns}
+    return {**kept, **{responses[name]: None for name in _PERSONAL}}
 
 
 def _first_and_last(state: AppState) -> tuple[int | None, int]:
@@ -76,10 +66,7 @@ def _first_and_last(state: AppState) -> tuple[int | None, int]:
 
 
 def _execute_by_page(state: AppState, statement: t.Any, progress: Progress) -> int:
-    """Execute a statement for all responses page by page, in the order of their ids. Return how many it changed.
-
-    There is no index on their age alone.
-    """
+    """Execute a statement for all responses, page by page: no index leads to their age. Return how many it changed."""
     key, changed = state.database.models.responses.id, 0
     first, last = _first_and_last(state)
 
@@ -114,19 +101,15 @@ def _in_transaction(state: AppState, work: Callable[[Transaction], T], *, commit
     return done
 
 
-@dataclass
-class Forgotten:
+class Forgotten(t.NamedTuple):
     """How many rows belonged to a user, or were about them."""
 
-    referrals: int = 0
-    responses: int = 0
+    referrals: int
+    responses: int
 
 
 def forget_user(state: AppState, user_id: t.Any, *, commit: bool, progress: Progress = lambda rows: None) -> Forgotten:
-    """Remove a user from both tables.
-
-    :param progress: told after each batch how many rows it changed.
-    """
+    """Remove a user from both tables."""
     run = _Forgetting(state, user_id, commit, progress)
     forgotten = Forgotten(run.forget_links(), run.forget_responses())
     session, models = state.database.session, state.database.models
@@ -136,10 +119,7 @@ def forget_user(state: AppState, user_id: t.Any, *, commit: bool, progress: Prog
     return forgotten
 
 
-@dataclass(frozen=True)
-class _Forgetting:
-    """One run of :func:`forget_user`."""
-
+class _Forgetting(t.NamedTuple):
     state: AppState
     user_id: t.Any
     commit: bool
@@ -147,9 +127,8 @@ class _Forgetting:
 
     def forget_links(self) -> int:
         """Remove the owner and the label of their links, which expire. Remove them as a target."""
-        links = self.state.database.models.referrals
+        links, time_now = self.state.database.models.referrals, now()
         is_theirs, is_about = is_exactly(links.user_id, self.user_id), self._is_about(links)
-        time_now = now()
         is_active = sa.or_(links.expired_at.is_(None), links.expired_at > time_now)
         rename = sa.update(links.id.table).where(links.id == sa.bindparam("of"))
         rename = rename.values({links.identity: sa.bindparam("new")})
@@ -163,7 +142,7 @@ class _Forgetting:
             transaction.execute(rename, [{"of": key, "new": secrets.token_hex(32)} for key in ids])
             return len(ids)
 
-        return self._change(links, is_about, change)
+        return self._change(links.id, sa.or_(is_theirs, is_about), change)
 
     def forget_responses(self) -> int:
         """Make their responses anonymous, and those of the same browsers that are unclaimed."""
@@ -187,10 +166,9 @@ class _Forgetting:
             unclaimed = update.where(visitor.in_(visitors), has_no_user)
             return len(ids) + int(transaction.execute(unclaimed.values(values)).rowcount)
 
-        return self._change(responses, sa.or_(is_about, was_once), change)
+        return self._change(responses.id, sa.or_(is_theirs, is_about), change)
 
     def _is_about(self, columns: t.Any) -> Condition:
-        """Tell the rows whose target is the user."""
         users = self.state.database.models.user
         if users is None:
             return sa.false()
@@ -199,25 +177,19 @@ class _Forgetting:
         names.add(table_name(users))
         return sa.and_(columns.target_type.in_(names), columns.target_id == str(self.user_id))
 
-    def _change(self, columns: t.Any, others: Condition, change: Callable[[Transaction, Sequence[int]], int]) -> int:
-        """Change the user's rows, and others that a condition tells. Return how many."""
-        key, total = columns.id, 0
-        select = sa.select(key).limit(_BATCH)
-        # A changed row is no longer theirs. The others are found in one pass: no index leads to them.
-        theirs = select.where(is_exactly(columns.user_id, self.user_id)).order_by(columns.created_at, key)
-        rest = select.where(others).order_by(key)
+    def _change(self, key: t.Any, condition: Condition, change: Callable[[Transaction, Sequence[int]], int]) -> int:
+        """Change the rows that a condition tells, in the order of their ids. Return how many."""
+        select = sa.select(key).where(condition).order_by(key).limit(_BATCH)
 
-        def batch(select: sa.Select[t.Any], transaction: Transaction) -> tuple[Sequence[int], int]:
-            ids = transaction.execute(select).scalars().all()
+        def change_batch(last: int, transaction: Transaction) -> tuple[Sequence[int], int]:
+            ids = transaction.execute(select.where(key > last)).scalars().all()
             return ids, change(transaction, ids) if ids else 0
 
-        for select, is_in_order in ((theirs, False), (rest, True)):
-            while True:
-                ids, changed = _in_transaction(self.state, partial(batch, select), commit=self.commit)
-                if not ids:
-                    break
-                total += changed
-                self.progress(changed)
-                if is_in_order:
-                    select = rest.where(key > ids[-1])
-        return total
+        total = last = 0
+        while True:
+            ids, changed = _in_transaction(self.state, partial(change_batch, last), commit=self.commit)
+            if not ids:
+                return total
+            total += changed
+            self.progress(changed)
+            last = ids[-1]
