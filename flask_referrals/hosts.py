@@ -1,7 +1,6 @@
 """The one module that knows the host's database extension: its session, engines and declarative base."""
 
 import typing as t
-from collections.abc import Iterable, Mapping
 from functools import partial
 
 import sqlalchemy as sa
@@ -9,7 +8,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy.model import Model
 from flask_sqlalchemy.session import Session as FlaskSession
-from sqlalchemy.orm import MappedAsDataclass, Mapper
+from sqlalchemy.orm import MappedAsDataclass
 
 from .db.build import Base, Choices, bind_key, get_models
 from .db.database import Database
@@ -43,10 +42,7 @@ def make_database(app: Flask, db: SQLAlchemy, choices: Choices) -> Database:
 
 
 def _base_of(db: SQLAlchemy) -> Base:
-    registry = t.cast(t.Any, db.Model).registry
-
-    def mappers() -> Iterable[Mapper[t.Any]]:
-        return t.cast("Iterable[Mapper[t.Any]]", registry.mappers)
+    registry: t.Any = t.cast(t.Any, db.Model).registry
 
     def new_model(name: str, mixin: type[t.Any], attributes: dict[str, t.Any]) -> type[t.Any]:
         body: dict[str, t.Any] = {"__module__": __name__, "__doc__": mixin.__doc__, **attributes}
@@ -59,14 +55,14 @@ def _base_of(db: SQLAlchemy) -> Base:
         registry.map_declaratively(model)
         return model
 
-    return Base(db.metadata, mappers, new_model)
+    return Base(db.metadata, lambda: registry.mappers, new_model)
 
 
 def _refuse_autocommit(engine: sa.Engine | None) -> None:
     """Refuse an engine that commits each statement: without a transaction there are no savepoints."""
     if engine is None:
         return
-    options: Mapping[str, t.Any] = engine.get_execution_options()
+    options: t.Any = engine.get_execution_options()
     # SQLAlchemy keeps the argument of create_engine() in a private attribute only.
     level = options.get("isolation_level") or getattr(engine.dialect, "_on_connect_isolation_level", None)
     if str(level).upper() == "AUTOCOMMIT":

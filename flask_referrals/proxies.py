@@ -1,7 +1,6 @@
 """The names that a host imports: they stand for the current app's models, as ``flask.request`` does for the request."""
 
 import typing as t
-from collections.abc import Callable
 
 from sqlalchemy import inspect, inspection
 
@@ -23,7 +22,8 @@ else:
     class _ModelProxy(type):
         """Forwards everything to the current app's model."""
 
-        _resolve: Callable[[], type[t.Any]]
+        def _resolve(cls) -> type[t.Any]:
+            return getattr(current_state().database.models, cls._attribute)
 
         def __getattr__(cls, name: str) -> t.Any:
             # Python and its tools look for special names on any class. Only SQLAlchemy's are the model's.
@@ -46,9 +46,9 @@ else:
     class Referral(metaclass=_ModelProxy):
         """The current app's referral model."""
 
-        _resolve = staticmethod(lambda: current_state().database.models.referral)
+        _attribute = "referral"
 
     class ReferralResponse(metaclass=_ModelProxy):
         """The current app's response model."""
 
-        _resolve = staticmethod(lambda: current_state().database.models.response)
+        _attribute = "response"

@@ -1,4 +1,4 @@
-"""What people read: lists of responses, and their counts. Nothing here decides anything; it may come from a replica."""
+"""What people read: lists of responses, and their counts. It may come from a replica."""
 
 import typing as t
 from collections.abc import Sequence
@@ -19,8 +19,7 @@ _LINKS = 100
 def click_count(state: AppState, referral_id: int) -> int:
     """Return how many clicks on a referral are counted."""
     model = state.database.models.referral
-    clicks, _ = counts_of(state, sa.select(model).where(model.id == referral_id)).get(referral_id, (0, 0))
-    return clicks
+    return counts_of(state, sa.select(model).where(model.id == referral_id)).get(referral_id, (0, 0))[0]
 
 
 def counts_of(state: AppState, links: sa.Select[t.Any]) -> dict[int, tuple[int, int]]:
@@ -58,16 +57,11 @@ def counted_responses(
             found = found.where(is_exactly(models.referral.user_id, owner))
             found = found.options(sa.orm.contains_eager(response.referral))
     found = found.limit(limit)
-    if select is not None:
-        found = select(found, user=user, referral=referral)
-    return state.reports.objects(found)
+    return state.reports.objects(found if select is None else select(found, user=user, referral=referral))
 
 
 def _newest_ids(state: AppState, owner: t.Any, limit: int) -> Sequence[int]:
-    """Return the keys of the newest counted responses to a user's links.
-
-    Each link's newest responses are the end of an index. For a join the database would read and sort all responses.
-    """
+    """Return the ids of the newest counted responses to a user's links. A join would read and sort all responses."""
     referrals, responses = state.database.models.referrals, state.database.models.responses
     with state.reports.rows(sa.select(referrals.id).where(is_exactly(referrals.user_id, owner))) as owned:
         links = owned.scalars().all()
@@ -84,8 +78,7 @@ def _newest_ids(state: AppState, owner: t.Any, limit: int) -> Sequence[int]:
             for each in links[start : start + _LINKS]
         ]
         with state.reports.rows(sa.union_all(*of_each)) as rows:
-            newest += [(row.created_at, row.id) for row in rows]
-        newest = sorted(newest, reverse=True)[:limit]
+            newest = sorted([*newest, *((row.created_at, row.id) for row in rows)], reverse=True)[:limit]
     return [key for _, key in newest]
 
 

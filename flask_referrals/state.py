@@ -1,4 +1,4 @@
-"""What ``init_app`` stores on an app. Only the top modules ask for it; they hand it to those below."""
+"""What ``init_app`` stores on an app. Modules that a host calls ask for it, and hand it to those below."""
 
 from dataclasses import dataclass
 
@@ -17,13 +17,10 @@ EXTENSION_KEY = "referrals"
 
 @dataclass(frozen=True)
 class AppState:
-    """The referrals of one app.
-
-    :param extension: the :class:`.Referrals` that it was given to.
-    :param recorder: takes clicks instead of the database; ``None``: they are stored before the response.
-    """
+    """The referrals of one app."""
 
     app: Flask
+    #: The :class:`.Referrals` of the app.
     extension: object
     settings: Settings
     database: Database
@@ -36,19 +33,13 @@ class AppState:
 
     @property
     def raises_failures(self) -> bool:
-        """Whether a database failure is raised also where a page could do without the result: mistakes must be seen."""
+        """Whether a database failure is raised, not logged, also where a page could do without the result."""
         return self.app.debug or self.app.testing
 
 
 def current_state() -> AppState:
-    """Return the state of the current app.
-
-    :raises ConfigurationError: ``init_app`` was never called for it.
-    """
-    try:
-        state: AppState = current_app.extensions[EXTENSION_KEY]
-    except KeyError:
-        raise ConfigurationError(
-            "This app has no referrals: call 'referrals.init_app(app)' after 'db.init_app(app)'."
-        ) from None
+    """Return the state of the current app."""
+    state: AppState | None = current_app.extensions.get(EXTENSION_KEY)
+    if state is None:
+        raise ConfigurationError("This app has no referrals: call 'referrals.init_app(app)' after 'db.init_app(app)'.")
     return state

@@ -14,7 +14,6 @@ _TIME = re.compile(
     re.ASCII,
 )
 
-
 #: Returns the current time, aware, in UTC.
 now: Callable[[], datetime] = partial(datetime.now, timezone.utc)
 
@@ -25,10 +24,7 @@ def as_utc(time: datetime) -> datetime:
 
 
 def require_aware(name: str, value: datetime | None) -> datetime | None:
-    """Return a host's time in UTC. SQLite and MariaDB would drop the zone without converting.
-
-    :raises InvalidValueError: the time has no zone; ``name`` is the field in its message.
-    """
+    """Return a host's time in UTC. SQLite and MariaDB would drop the zone without converting."""
     if value is None:
         return None
     if value.tzinfo is None:
@@ -37,10 +33,9 @@ def require_aware(name: str, value: datetime | None) -> datetime | None:
 
 
 def parse_time(text: str, zone: tzinfo = timezone.utc) -> datetime:
-    """Parse an ISO 8601 time in any form that Django, PostgreSQL, MariaDB or SQLite writes, and return it in UTC.
+    """Parse an ISO 8601 time in any form that Django and the databases write. Return it in UTC.
 
     :param zone: the zone of a time that names none.
-    :raises ValueError: the text is not a time.
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:

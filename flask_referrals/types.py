@@ -1,4 +1,4 @@
-"""Plain values that pass between the modules. They know neither Flask nor SQLAlchemy."""
+"""Plain values that pass between the modules."""
 
 import re
 import typing as t
@@ -14,24 +14,18 @@ CLICK, ATTACH, VOID = "RESPONDED", "ATTACHED", "VOIDED"
 #: The form of a code, in a URL and in the database.
 CODE: re.Pattern[str] = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-#: A click that a recorder takes: a dict that can be written as JSON.
+#: A click that a recorder takes: a dict that can be written as JSON. The recorder returns once it is safe.
 Event = dict[str, t.Any]
-
-#: Takes an event and returns once it is safe.
 Recorder = Callable[[Event], None]
 
 
 class Actor(t.NamedTuple):
-    """Who acts: a user, a visitor, or both right after a login.
+    """Who acts: a user, a visitor, or both right after a login. Without either it is :data:`ANONYMOUS`."""
 
-    Somebody who can be recognised by neither is :data:`ANONYMOUS`, not an actor without keys.
-
-    :param user_id: the user's key, as the database stores it.
-    :param until: the time of the login that the key is reserved for; the user has no part in what followed.
-    """
-
+    #: The user's key, as the database stores it.
     user_id: t.Any = None
     visitor_key: str | None = None
+    #: The time of the login that the visitor key is reserved for; later responses are not the user's.
     until: datetime | None = None
 
 
@@ -73,20 +67,13 @@ class TargetType:
 
 
 def storable(text: str, length: int) -> str:
-    """Cut a text to what every database can store, and to a number of characters.
-
-    PostgreSQL refuses NUL, and UTF-8 has no lone surrogates: both are dropped.
-    """
-    if text.isascii():
-        return text.replace("\0", "")[:length] if "\0" in text else text[:length]
-    return text.replace("\0", "").encode("utf-8", "ignore").decode()[:length]
+    """Cut a text to a number of characters, without NUL and lone surrogates, which some databases refuse."""
+    text = text.replace("\0", "")
+    return (text if text.isascii() else text.encode("utf-8", "ignore").decode())[:length]
 
 
 def plain_text(field: str, value: t.Any, length: int) -> str:
-    """Return a text as the database stores it: a member of a ``str`` enum becomes its value.
-
-    :raises InvalidValueError: the value is not text, is too long, or cannot be stored.
-    """
+    """Return a text as the database stores it: a member of a ``str`` enum becomes its value."""
     if not isinstance(value, str):
         raise InvalidValueError(field, f"must be a string, not {type(value).__name__}")
     text = str.__str__(value)
