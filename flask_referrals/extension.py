@@ -31,7 +31,6 @@ class Referrals:
 
     One instance serves many apps.
 
-    :param app: call :meth:`init_app` with it at once.
     :param user_model: the host's users, a model with a primary key of one column. Without it, users are stored by
         Flask-Login's ``get_id()``, which must never change, without a foreign key. Choose before the first migration.
     :param referral_model: the host's own subclass of :class:`.ReferralMixin`; needed only if there are several.
@@ -101,12 +100,12 @@ class Referrals:
 
     @property
     def Referral(self) -> type[ReferralMixin]:
-        """The current app's concrete referral model, for ``relationship(referrals.Referral)``."""
+        """The current app's referral model, for ``relationship(referrals.Referral)``."""
         return t.cast("type[ReferralMixin]", current_state().database.models.referral)
 
     @property
     def ReferralResponse(self) -> type[ReferralResponseMixin]:
-        """The current app's concrete response model."""
+        """The current app's response model."""
         return t.cast("type[ReferralResponseMixin]", current_state().database.models.response)
 
     def user_loader(self, function: F) -> F:

@@ -30,7 +30,9 @@ def make_database(app: Flask, db: SQLAlchemy, choices: Choices) -> Database:
     base = _base_of(db)
     models = get_models(base, choices, (ReferralMixin, ReferralResponseMixin))
     with app.app_context():
-        _refuse_autocommit(db.engines.get(bind_key(models.response)))
+        engine = db.engines.get(bind_key(models.response))
+    if engine is not None:
+        _refuse_autocommit(engine)
     return Database(
         base=base,
         models=models,
@@ -58,10 +60,7 @@ def _base_of(db: SQLAlchemy) -> Base:
     return Base(db.metadata, lambda: registry.mappers, new_model)
 
 
-def _refuse_autocommit(engine: sa.Engine | None) -> None:
-    """Refuse an engine that commits each statement: without a transaction there are no savepoints."""
-    if engine is None:
-        return
+def _refuse_autocommit(engine: sa.Engine) -> None:
     options: t.Any = engine.get_execution_options()
     # SQLAlchemy keeps the argument of create_engine() in a private attribute only.
     level = options.get("isolation_level") or getattr(engine.dialect, "_on_connect_isolation_level", None)

@@ -25,9 +25,6 @@ from .web.urls import referral_url
 if t.TYPE_CHECKING:
     from typing_extensions import Self
 
-#: The length of a visitor key, in characters.
-_KEY_LENGTH = 43
-
 
 class RecordMixin(RecordColumns):
     """The target, which both models have."""
@@ -37,7 +34,6 @@ class RecordMixin(RecordColumns):
         """The object that this is about, or ``None``, also when it has been deleted."""
         of, target = self.__dict__.get("_loaded_target", (None, None))
         state = inspect(target) if target is not None else None
-        # It must be as its session has it: neither deleted nor from before a commit.
         if of != (self.target_type, self.target_id) or (state and (state.expired or not state.persistent)):
             target = load_target(current_state(), self.target_type, self.target_id)
             # A strong reference: the session holds its objects weakly, and would read it again.
@@ -233,7 +229,7 @@ class ReferralMixin(RecordMixin, ReferralColumns):
 
         :param session_key: the visitor key, as in ``ReferralResponse.session_key``.
         """
-        if session_key == storable(session_key, _KEY_LENGTH):  # else no visitor has it
+        if session_key == storable(session_key, 43):  # else no visitor has it
             logins.link_responses(current_state(), self.id, user, session_key, commit=commit)
 
     @property
