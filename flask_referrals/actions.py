@@ -194,9 +194,8 @@ class _Recording:
             raise InvalidValueError("referral", "is not in the database")
         actor = self._visitor
         if actor.user_id is None and actor.visitor_key is not None:
-            keys = self._state.visitor_keys
-            keys.prepare(self._request)
-            self._transaction.after_commit(partial(keys.set, self._request, actor.visitor_key))
+            set_key = partial(self._state.visitor_keys.set, self._request, actor.visitor_key)
+            self._transaction.after_commit(set_key)
         return response
 
     def _join(self) -> None:

@@ -73,7 +73,6 @@ def claim_responses(
 def join_history(state: AppState, transaction: Transaction, request: Request | None, actor: Actor) -> None:
     """Assign a visitor's history to the user, and then drop the visitor key of the request."""
     claim_responses(state, transaction, actor)
-    state.visitor_keys.prepare(request)
     transaction.after_commit(partial(state.visitor_keys.drop, request))
 
 
@@ -155,7 +154,6 @@ def join_at_login(state: AppState, user: t.Any) -> None:
             return
         join = _Join(state, request, user, visitor_key, read_pending(state, request, Actor(None, visitor_key)))
         if is_in_transaction(state.database):
-            state.visitor_keys.prepare(request)
             after_this_request(join.before_response)
         defer(state, request, join.run)
     except Exception:

@@ -8,11 +8,6 @@ from flask import Flask
 from itsdangerous import Signer, TimestampSigner, URLSafeSerializer
 
 
-def secret_keys(app: Flask) -> tuple[str, ...]:
-    """Return an app's secret keys, the oldest first: itsdangerous signs with the last, and accepts all."""
-    return (*(app.config.get("SECRET_KEY_FALLBACKS") or ()), t.cast(str, app.secret_key))
-
-
 @lru_cache(maxsize=8)
 def visitor_signer(*keys: t.Any) -> TimestampSigner:
     """Return the signer of visitor keys with an app's secret keys. It derives each signing key once."""
@@ -22,11 +17,15 @@ def visitor_signer(*keys: t.Any) -> TimestampSigner:
     return signer
 
 
+def _secret_keys(app: Flask) -> t.Any:
+    return (*(app.config.get("SECRET_KEY_FALLBACKS") or ()), app.config["SECRET_KEY"])
+
+
 def new_signer(app: Flask, purpose: str) -> Signer:
     """Return a signer for one purpose: ``pending`` clicks, the ``reservation`` of a key, an ``address`` of a day."""
-    return Signer(secret_keys(app), salt=f"flask-referrals.{purpose}", digest_method=hashlib.sha256)
+    return Signer(_secret_keys(app), salt=f"flask-referrals.{purpose}", digest_method=hashlib.sha256)
 
 
 def target_serializer(app: Flask) -> URLSafeSerializer:
     """Return the serializer of the targets in forms."""
-    return URLSafeSerializer(secret_keys(app), salt="flask-referrals.target")
+    return URLSafeSerializer(_secret_keys(app), salt="flask-referrals.target")
