@@ -1,8 +1,7 @@
-"""Whether a link may lead to a target; nothing else.
+"""Whether a link may lead to a target: a path on this site, or a URL on an allowed host.
 
-The rule is a positive grammar: one ``/`` that no second one follows, or ``http(s)://`` with an ASCII host that is
-allowed and a valid port. What is checked is what is sent: Werkzeug percent-encodes a ``Location`` while it writes the
-headers, so that is done first, and the outcome is checked.
+What is checked is what is sent: Werkzeug percent-encodes a ``Location`` while it writes the headers, so that is done
+first, and the outcome is checked.
 """
 
 import re
@@ -25,11 +24,10 @@ HostPattern = tuple[str, str, int | None]
 
 @lru_cache(maxsize=256)
 def parse_host_pattern(pattern: str) -> HostPattern:
-    """Read an entry of ``REFERRALS_ALLOWED_REDIRECT_HOSTS``.
+    """Read ``name``, ``.name`` or ``*.name``, with ``:port`` if it is not the scheme's default.
 
-    :param pattern: ``name``, ``.name`` or ``*.name``, with ``:port`` when it is not the scheme's default.
     :return: the prefix (``""``, ``"."`` or ``"*."``), the host in lower case, the port or ``None``.
-    :raises ValueError: it is no such thing; ``*`` alone would allow everything.
+    :raises ValueError: it is none of these; ``*`` alone would allow everything.
     """
     match = _PATTERN.fullmatch(pattern) if isinstance(pattern, str) else None
     if match is None or not (match[3] is None or 0 < int(match[3]) < 65536):
@@ -38,36 +36,26 @@ def parse_host_pattern(pattern: str) -> HostPattern:
     return prefix, host.lower(), int(port) if port else None
 
 
-def _host_allowed(scheme: str, host: str, port: int, patterns: Collection[str]) -> bool:
-    for pattern in patterns:
-        prefix, name, wanted_port = parse_host_pattern(pattern)
-        if port != (wanted_port or _DEFAULT_PORTS[scheme]):
-            continue
-        if (prefix != "*." and host == name) or (prefix and host.endswith(f".{name}")):
-            return True
-    return False
-
-
-def _grammatical(url: str, *, hosts: Collection[str], require_https: bool) -> bool:
+def _is_allowed(url: str, patterns: Collection[str], require_https: bool) -> bool:
     if url.startswith("/"):
         return not url.startswith("//")
     match = _ABSOLUTE.match(url)
-    if match is None:
+    if match is None or (require_https and match[1].lower() != "https"):
         return False
-    scheme, host, port_text = match[1].lower(), match[2].lower(), match[3]
-    if require_https and scheme != "https":
-        return False
-    port = int(port_text) if port_text else _DEFAULT_PORTS[scheme]
-    return len(host) <= 253 and 0 < port < 65536 and _host_allowed(scheme, host, port, hosts)
+    host, default_port = match[2].lower(), _DEFAULT_PORTS[match[1].lower()]
+    port = int(match[3] or default_port)
+    for prefix, name, listed_port in map(parse_host_pattern, patterns):
+        is_host = (prefix != "*." and host == name) or (prefix and host.endswith(f".{name}"))
+        if is_host and port == (listed_port or default_port):
+            return len(host) <= 253 and 0 < port < 65536
+    return False
 
 
 def safe_location(url: object, *, hosts: Collection[str], require_https: bool = False) -> str | None:
-    """Return the ``Location`` header for a target, or ``None`` when it must not be sent.
+    """Return the exact ``Location`` header for a path or an absolute URL, or ``None`` when it must not be sent.
 
-    :param url: the target: a local path, or an absolute URL.
-    :param hosts: the hosts it may name, as in ``REFERRALS_ALLOWED_REDIRECT_HOSTS``; the own host is one of them.
-    :param require_https: refuse ``http`` targets; true when the request came by ``https``.
-    :return: the header's exact value, which writing the header does not change any more.
+    :param hosts: the hosts it may name, as in ``REFERRALS_ALLOWED_REDIRECT_HOSTS``.
+    :param require_https: refuse ``http`` URLs.
     """
     if not isinstance(url, str) or not 0 < len(url) <= MAX_LENGTH:
         return None
@@ -76,16 +64,13 @@ def safe_location(url: object, *, hosts: Collection[str], require_https: bool = 
 
 @lru_cache(maxsize=256)
 def _location(url: str, hosts: tuple[str, ...], require_https: bool) -> str | None:
-    if not url.isprintable() or url != url.strip() or "\\" in url:
-        return None  # a control, format or surrogate character, or white space other than U+0020
-    if not _grammatical(url, hosts=hosts, require_https=require_https):
+    # Printable: no control, format or surrogate character, and no white space other than U+0020.
+    if not url.isprintable() or url != url.strip() or "\\" in url or not _is_allowed(url, hosts, require_https):
         return None
     try:
         # Nothing known gets past this point and fails below; it holds whatever a later Werkzeug does to a header.
         location = iri_to_uri(url)
-        settled = iri_to_uri(location) == location
+        is_settled = iri_to_uri(location) == location
     except ValueError:  # brackets or a port that urllib refuses
         return None
-    if not settled or not _grammatical(location, hosts=hosts, require_https=require_https):
-        return None
-    return location
+    return location if is_settled and _is_allowed(location, hosts, require_https) else None

@@ -16,24 +16,16 @@ from .targets import to_token
 
 
 def create_referral_form(url: str, target: t.Any = None, label: str = "") -> Markup:
-    """Render the form that creates a link for the logged-in user; ``referrals/_create_referral_form.html``.
-
-    :param url: where the link will lead.
-    :param target: the object that it is about, of a registered model.
-    :param label: the link's label.
-    """
+    """Render ``referrals/_create_referral_form.html``, with which the logged-in user creates a link to ``url``."""
     token = to_token(current_state(), target) if target is not None else None
     form = render_template("referrals/_create_referral_form.html", redirect_to=url, target=token, label=label)
     return Markup(form)  # noqa: S704 (the template escapes)
 
 
 def referral_responses(user: t.Any, limit: int | None = None) -> Sequence[ReferralResponseMixin]:
-    """Return the counted responses to all links of a user, newest first.
+    """Return at most ``limit`` counted responses to all links of a user, newest first.
 
     A database failure is logged and the list is empty then, except in debug and testing mode.
-
-    :param user: the owner. An anonymous user has none.
-    :param limit: the most to return.
     """
     state = current_state()
     try:
@@ -48,7 +40,7 @@ def referral_responses(user: t.Any, limit: int | None = None) -> Sequence[Referr
 
 def action_display(action: str) -> str:
     """Return the words for an action from ``REFERRALS_ACTION_DISPLAY``, or the action itself."""
-    return str(current_state().settings.action_display.get(action, action))
+    return current_state().settings.action_display.get(action, action)
 
 
 def init_app(app: Flask) -> None:

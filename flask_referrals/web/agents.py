@@ -23,8 +23,8 @@ _PROGRAM = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
-# Names on the library's list that are also those of people's phones and browsers: a build of Android 15 on OPPO,
-# OnePlus and realme phones, an app for schools, HTC's Butterfly, ViewSonic … _PROGRAM knows the crawlers that it means.
+# Names on the library's list that are also those of people's phones, browsers and apps, such as HTC's Butterfly.
+# _PROGRAM knows the crawlers that the list means.
 _MISTAKEN = re.compile(r"AP3A\.240617\.008|Blackboard|Butterfly|Expanse|Fever|Sogou|Sonic|Viber")
 
 

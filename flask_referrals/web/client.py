@@ -1,9 +1,9 @@
 """Which request is meant, and what it says about its client: query, address, origin, whether a person clicked."""
 
-import ipaddress
 import typing as t
 from datetime import date
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 import flask
@@ -25,7 +25,11 @@ MAX_REFERRER, MAX_AGENT, MAX_REASON = 1024, 255, 20
 
 _PURPOSE_HEADERS = ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_SEC_PURPOSE", "HTTP_X_MOZ")
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPAddress = IPv4Address | IPv6Address
+
+
+# The proxy itself: its type says that it is a request.
+_request: t.Any = flask.request
 
 
 def unwrapped(obj: t.Any) -> t.Any:
@@ -35,14 +39,15 @@ def unwrapped(obj: t.Any) -> t.Any:
 
 def resolve_request(request: Request | None = None) -> Request | None:
     """Return the given request or else the current one, not a proxy; ``None`` outside a request."""
-    if request is not None:
-        return t.cast(Request, unwrapped(request))
-    return t.cast(Request, unwrapped(flask.request)) if has_request_context() else None
+    if request is None and has_request_context():
+        request = _request
+    resolved: Request | None = unwrapped(request)
+    return resolved
 
 
 def is_current(request: Request) -> bool:
     """Return whether a request is the current one, whose response can still be changed."""
-    return has_request_context() and request is unwrapped(flask.request)
+    return has_request_context() and request is _request._get_current_object()
 
 
 def shares_app_context() -> bool:
@@ -50,7 +55,7 @@ def shares_app_context() -> bool:
 
     Flask 3.1 says so in a private attribute only. Later versions give each request a context of its own.
     """
-    context: t.Any = t.cast(t.Any, request_ctx)._get_current_object() if has_request_context() else None
+    context = unwrapped(request_ctx) if has_request_context() else None
     tokens: t.Any = getattr(context, "_cv_tokens", None)
     return bool(tokens) and tokens[0][1] is None
 
@@ -103,10 +108,7 @@ def ignored_reason(request: Request, settings: Settings, hooks: Hooks) -> str | 
 
 
 def opts_out(request: Request, settings: Settings) -> bool:
-    """Return whether the visitor asks not to be tracked, and ``REFERRALS_RESPECT_GPC`` honours that.
-
-    *Global Privacy Control*, a W3C draft, defines ``Sec-GPC: 1``; ``DNT: 1`` came before it.
-    """
+    """Return whether the visitor asks not to be tracked, and ``REFERRALS_RESPECT_GPC`` honours that."""
     environ = request.environ
     return settings.respect_gpc and "1" in (environ.get("HTTP_SEC_GPC"), environ.get("HTTP_DNT"))
 
@@ -120,83 +122,67 @@ def description(request: Request | None, settings: Settings, hooks: Hooks) -> di
     return {
         "ip_address": stored_address(address, settings) if address is not None else None,
         "http_referrer": stored_referrer(environ.get("HTTP_REFERER"), settings),
-        "user_agent": _stored_agent(environ.get("HTTP_USER_AGENT", "")[:MAX_READ]),
+        "user_agent": _storable(environ.get("HTTP_USER_AGENT", "")[:MAX_READ], MAX_AGENT) or None,
     }
 
 
-@lru_cache(maxsize=256)
-def _stored_agent(user_agent: str) -> str | None:
-    return storable(user_agent, MAX_AGENT) or None
+_storable = lru_cache(maxsize=256)(storable)
 
 
 def stored_referrer(value: str | None, settings: Settings) -> str | None:
     """Return what ``REFERRALS_REFERRER_STORAGE`` keeps of a referring page's URL."""
-    if not value or settings.referrer_storage == "none":
-        return None
-    return _referrer(value, settings.referrer_storage == "origin")
+    return _referrer(value or "", settings.referrer_storage)
 
 
 @lru_cache(maxsize=256)
-def _referrer(value: str, is_origin_only: bool) -> str | None:
+def _referrer(value: str, storage: str) -> str | None:
     try:
         parts = urlsplit(value)
         host = parts.netloc.rpartition("@")[2]
     except ValueError:
         return None
-    if parts.scheme not in ("http", "https") or not host:
+    if parts.scheme not in ("http", "https") or not host or storage == "none":
         return None
     kept = parts._replace(netloc=host, fragment="")
-    if is_origin_only:
+    if storage == "origin":
         kept = kept._replace(path="/", query="")
     return storable(kept.geturl(), MAX_REFERRER)
 
 
 @lru_cache(maxsize=256)
 def parse_address(text: str) -> IPAddress:
-    """Read an address. An IPv4 address written as IPv6 becomes IPv4; the zone, which is the server's, is cut.
-
-    :raises ValueError: the text is not an address.
-    """
-    address = ipaddress.ip_address(text.partition("%")[0])
+    """Read an address. An IPv4 address written as IPv6 becomes IPv4; the zone, which is the server's, is cut."""
+    address = ip_address(text.partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address
 
 
 def client_address(request: Request, hooks: Hooks) -> IPAddress | None:
-    """Return the client's whole address, or ``None`` when it has none.
-
-    It comes from the host's ``client_ip``, else from ``request.remote_addr``: forwarding headers count only through
-    Werkzeug's ``ProxyFix``, as the host set it up.
-    """
-    client_ip = hooks.client_ip
+    """Return the client's whole address, or ``None`` when it has none. Only ``ProxyFix`` reads forwarding headers."""
+    text = request.remote_addr if hooks.client_ip is None else hooks.client_ip(request)
     try:
-        return parse_address((client_ip(request) if client_ip is not None else request.remote_addr) or "")
+        return parse_address(text or "")
     except ValueError:
         return None
 
 
 def client_network(request: Request | None, hooks: Hooks) -> str | None:
-    """Return what a client can hardly change of its address: all of an IPv4 address, the /64 of an IPv6 one."""
+    """Return what a client can hardly change of its address: an IPv4 address, or the first half of an IPv6 address."""
     address = client_address(request, hooks) if request is not None else None
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address) if address is not None else None
+    return _first_bits(address, 32, 64) if address is not None else None
 
 
 def stored_address(address: IPAddress, settings: Settings, day: date | None = None) -> str | None:
-    """Return what ``REFERRALS_IP_STORAGE`` keeps of an address.
-
-    :param day: the day in UTC on which it was seen, by default today: each day has another hash of the same address.
-    """
-    storage = settings.ip_storage
-    if storage == "none":
-        return None
-    if storage == "hashed":
+    """Return what ``REFERRALS_IP_STORAGE`` keeps of an address. Each day in UTC has another hash of it."""
+    if settings.ip_storage == "truncated":
+        return _first_bits(address, 24, 48)
+    if settings.ip_storage == "hashed":
         signer = new_signer(flask.current_app, f"address.{day or now().date()}")
         return signer.get_signature(str(address)).decode()
-    return _truncated(address) if storage == "truncated" else str(address)
+    return str(address) if settings.ip_storage == "full" else None
 
 
 @lru_cache(maxsize=256)
-def _truncated(address: IPAddress) -> str:
-    dropped_bits = 32 - 24 if address.version == 4 else 128 - 48
-    return str(type(address)(int(address) >> dropped_bits << dropped_bits))
+def _first_bits(address: IPAddress, ipv4: int, ipv6: int) -> str:
+    """Return an address with the rest of its bits set to zero."""
+    network = ip_network((address, ipv4 if address.version == 4 else ipv6), strict=False)
+    return str(network.network_address)

@@ -19,13 +19,7 @@ REDIRECT_ENDPOINT = "referrals.redirect"
 
 
 def referral_url(settings: Settings, code: str) -> str:
-    """Return the absolute URL of a referral, outside a request too.
-
-    The site's address is ``REFERRALS_BASE_URL``, else ``SERVER_NAME`` with ``PREFERRED_URL_SCHEME`` and
-    ``APPLICATION_ROOT``, else that of the current request.
-
-    :raises ConfigurationError: none of the three is there.
-    """
+    """Return the absolute URL of a referral, by ``REFERRALS_BASE_URL``, else ``SERVER_NAME``, else the request."""
     if settings.base_url is not None:
         return f"{settings.base_url.rstrip('/')}{path_of(REDIRECT_ENDPOINT, code=code)}"
     server = current_app.create_url_adapter(None)
@@ -37,11 +31,7 @@ def referral_url(settings: Settings, code: str) -> str:
 
 
 def target_location(settings: Settings, target: str | None) -> str | None:
-    """Return the ``Location`` that a target stands for, or ``None`` when it must not be sent.
-
-    :param target: a local path, a URL on this site or an allowed host, or the name of an endpoint of the app that needs
-        no arguments.
-    """
+    """Return the ``Location`` for a path, a URL or an endpoint, or ``None`` when it must not be sent."""
     if target in current_app.view_functions:
         try:
             target = url_for(target, _external=False) if has_request_context() else path_of(target)
@@ -49,11 +39,8 @@ def target_location(settings: Settings, target: str | None) -> str | None:
             return None
     if target is not None and target.startswith("/"):
         return safe_location(target, hosts=())  # a path names no host
-    return safe_location(
-        target,
-        hosts=[*_own_hosts(settings), *settings.allowed_redirect_hosts],
-        require_https=has_request_context() and flask.request.is_secure,
-    )
+    hosts = [*_own_hosts(settings), *settings.allowed_redirect_hosts]
+    return safe_location(target, hosts=hosts, require_https=has_request_context() and flask.request.is_secure)
 
 
 def _own_hosts(settings: Settings) -> list[str]:
@@ -73,12 +60,11 @@ def _is_host(host: str) -> bool:
 
 
 def location_of(settings: Settings, request: Request, stored: str | None) -> str:
-    """Return the ``Location`` of a link: always a page.
+    """Return the ``Location`` of a link: ``?redirect_to=``, the stored target, or else a page that may be sent.
 
-    It is the first of these that may be sent: the page that the link's query names, the stored target,
-    ``REFERRALS_FALLBACK_URL``, ``/``. The rest of the query follows if ``REFERRALS_FORWARD_QUERY`` says so.
+    The rest of the query follows if ``REFERRALS_FORWARD_QUERY`` says so.
     """
-    given = arguments(request) if request.query_string else {}
+    given: t.Any = arguments(request) if request.query_string else {}
     for candidate in (given.get(settings.redirect_param), stored, settings.fallback_url):
         location = target_location(settings, candidate) if candidate else None
         if location is not None:
@@ -87,8 +73,8 @@ def location_of(settings: Settings, request: Request, stored: str | None) -> str
         location = "/"
     if settings.forward_query and given:
         own = {settings.redirect_param, *settings.query_param}
-        forwarded = t.cast(t.Any, given).items(multi=True)
-        location = _with_query(settings, location, [pair for pair in forwarded if pair[0] not in own])
+        forwarded = [(name, value) for name, value in given.items(multi=True) if name not in own]
+        location = _with_query(settings, location, forwarded)
     return location
 
 
@@ -104,8 +90,5 @@ def _with_query(settings: Settings, location: str, arguments: Iterable[tuple[str
 
 
 def path_of(endpoint: str, **values: str) -> str:
-    """Return the path of an endpoint within the app, outside a request too.
-
-    :raises werkzeug.routing.BuildError: the endpoint needs other values.
-    """
+    """Return the path of an endpoint within the app, outside a request too."""
     return current_app.url_map.bind("", script_name="/").build(endpoint, values)
