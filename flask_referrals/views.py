@@ -66,12 +66,13 @@ class _Views:
             return Response(status=503, headers=[_NOT_STORED])
         target: str | None = None
         try:
-            target = follow_link(self._state, request, code)
+            link = follow_link(self._state, request, code)
         except Exception:
             log_failure("Could not read the link %r.", code)
         else:
-            if target is None:
+            if link is None:
                 abort(404)
+            target = link.redirect_to
         return self._redirect(request, target)
 
     def _redirect(self, request: flask.Request, target: str | None) -> Response:

@@ -103,8 +103,8 @@ def _outcome_of(state: AppState, code: str, request: Request) -> dict[str, t.Any
         raise click.ClickException(
             f"There is no link with the code {code!r}, so a click gets 404. See the codes with 'flask referrals list'."
         )
-    reason = preview.ignored if preview.is_active else "expired"
-    location = location_of(state.settings, request, preview.redirect_to)
+    target, reason = preview
+    location = location_of(state.settings, request, target)
     return {"status": 302, "counts": reason is None, "reason": reason, "location": location}
 
 

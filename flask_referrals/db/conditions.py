@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from ..types import Actor
+from ..types import Actor, Anonymous
 
 Condition = sa.ColumnElement[bool]
 
@@ -36,7 +36,7 @@ def made_by(responses: t.Any, *, has_user: bool, has_visitor: bool) -> Condition
     return sa.or_(of_user, of_visitor) if has_visitor else of_user
 
 
-def actor_parameters(actor: Actor) -> dict[str, t.Any]:
+def actor_parameters(actor: Actor | Anonymous) -> dict[str, t.Any]:
     """Return the parameters of :func:`made_by` for an actor."""
     keys = {"user": actor.user_id, "visitor": actor.visitor_key}
     return {name: key for name, key in keys.items() if key is not None}
