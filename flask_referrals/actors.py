@@ -18,14 +18,10 @@ from .web.client import is_current, unwrapped
 def current_actor(
     state: AppState, request: Request | None, user: t.Any = None, *, join: bool = False
 ) -> Actor | Anonymous:
-    """Return who acts in a request.
+    """Return who acts in a request: the given user, or else the one who is logged in.
 
-    Somebody for whom a request only acts, such as a guest whose address was typed or an owner who is rewarded, does not
-    own the browser's history: it is left alone unless the caller says that both are the same.
-
-    :param user: the user, if the caller knows who it is; else the user who is logged in.
-    :param join: the request's visitor is that user.
-    :raises InvalidValueError: the given user is not a user of this app.
+    A given user who is not logged in does not own the browser's history, unless ``join`` says so: anybody can type
+    another person's address.
     """
     given = user_key(state, user)
     if given is not None and join:
@@ -41,11 +37,7 @@ def current_actor(
 
 
 def current_user(state: AppState, request: Request | None) -> t.Any:
-    """Return the user who makes a request, or ``None``.
-
-    The host's ``user_loader`` decides, else Flask-Login when the app has its login manager. A user who is not of
-    ``user_model`` is anonymous here.
-    """
+    """Return the user who makes a request, or ``None``. A user who is not of ``user_model`` is anonymous here."""
     if request is None or not is_current(request):
         return None  # the login of another request is not known
     loader = state.hooks.user_loader
@@ -64,9 +56,9 @@ def current_user(state: AppState, request: Request | None) -> t.Any:
 
 
 def _may_be_logged_in(app: Flask, request: Request) -> bool:
-    """Return whether there is a Flask-Login, and anything by which it could know a user.
+    """Return whether there is anything by which Flask-Login could know a user.
 
-    Asking it all the same costs 100 calls, and makes it write into a visitor's session, which is then signed anew.
+    Asking it costs 100 calls, and makes it write into a visitor's session, which is then signed anew.
     """
     login_manager = getattr(app, "login_manager", None)
     if login_manager is None:
@@ -81,12 +73,10 @@ def _may_be_logged_in(app: Flask, request: Request) -> bool:
 
 
 def user_key(state: AppState, user: t.Any) -> t.Any:
-    """Return the key of a user as it is stored: the primary key, or text in an app without a user model.
+    """Return the key of a user as it is stored, or ``None`` for ``None`` and Flask-Login's anonymous user.
 
-    Such an app may have objects with Flask-Login's ``get_id()`` for its users, or their bare ids: text, an integer or a
-    UUID, as a token holds it.
+    It is the primary key, or text in an app without a user model, whose users may also be bare ids, as in a token.
 
-    :param user: the user. ``None`` and Flask-Login's anonymous user have no key: the result is ``None``.
     :raises InvalidValueError: it is not a user of this app.
     """
     user = unwrapped(user)
@@ -125,22 +115,12 @@ def _plain_key(user: t.Any) -> str | None:
 
 
 def parse_user_key(state: AppState, text: str) -> t.Any:
-    """Return a user's key in the type of the user model, or ``None`` when no user can have it.
-
-    Whether there is such a user is not looked up.
-    """
+    """Return a user's key in the type of the user model, or ``None`` when no user can have it."""
     model = state.database.models.user
     return text if model is None else parse_key(model, text, state.database.dialect.name)
 
 
 def classes_with_own_id(state: AppState) -> list[str]:
-    """Return the names of the host's classes whose ``get_id()`` is their own, not that of Flask-Login's ``UserMixin``.
-
-    Without a user model, their users are stored by it.
-    """
-    names = []
-    for mapper in state.database.base.mappers():
-        get_id = getattr(mapper.class_, "get_id", None)
-        if get_id is not None and get_id.__module__ != "flask_login.mixins":
-            names.append(mapper.class_.__name__)
-    return names
+    """Return the names of the host's classes whose ``get_id()`` is not that of Flask-Login's ``UserMixin``."""
+    models = [mapper.class_ for mapper in state.database.base.mappers() if hasattr(mapper.class_, "get_id")]
+    return [model.__name__ for model in models if model.get_id.__module__ != "flask_login.mixins"]

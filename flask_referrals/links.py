@@ -45,16 +45,19 @@ def create_link(
     commit: bool = True,
     transaction: Transaction | None = None,
 ) -> ReferralColumns:
-    """Return the referral for a user, place, label and target: the existing one, or a new one.
+    """Create a link as :meth:`.ReferralMixin.create` says.
 
-    The parameters and errors are those of :meth:`.ReferralMixin.create`, and these:
-
+    :param limit: the most links of the user; an existing link is returned all the same.
     :param transaction: the transaction of a caller, who runs it.
-    :raises TooManyLinksError: the user has that many. An existing link is returned all the same.
     """
     redirect_to = plain_text("redirect_to", redirect_to, MAX_LENGTH)
     label = plain_text("label", label, _MAX_LABEL)
-    code = None if code is None else _check_code(state, code)
+    if code is not None:
+        if not (isinstance(code, str) and CODE.fullmatch(code)):
+            raise InvalidValueError("code", "must be 1 to 64 letters, digits, '-' or '_'")
+        if code.casefold() in state.settings.reserved_codes:
+            raise InvalidValueError("code", "is reserved")
+        code = str.__str__(code)
     expires_at = require_aware("expires_at", expires_at)
     if target_location(state.settings, redirect_to) is None:
         raise InvalidValueError(
@@ -80,8 +83,6 @@ def create_link(
 
 @dataclass
 class _Creation:
-    """One call of :func:`create_link`, in its transaction."""
-
     state: AppState
     transaction: Transaction
     values: dict[str, t.Any]
@@ -90,7 +91,6 @@ class _Creation:
     tried: str | None = None
 
     def get_or_insert(self) -> ReferralColumns:
-        """Return the one row, new or not."""
         transaction = self.transaction
         referral, is_new = self._get_or_insert()
         if referral.user_id != self.values["user_id"]:
@@ -105,13 +105,14 @@ class _Creation:
         return referral
 
     def _get_or_insert(self) -> tuple[ReferralColumns, bool]:
-        model, attempts = self.state.database.models.referral, 1 if self.code else _CODE_ATTEMPTS
+        database, attempts = self.state.database, 1 if self.code else _CODE_ATTEMPTS
+        model = database.models.referral
         select = sa.select(model).where(model.identity == self.values["identity"])
-        find = self.state.database.first_object
         try:
-            return self.transaction.get_or_insert(select, find, self._insert, attempts=attempts)
+            return self.transaction.get_or_insert(select, database.first_object, self._insert, attempts=attempts)
         except IntegrityError as error:
-            if self.tried is None or not (error.statement or "").startswith("INSERT") or not self._is_taken():
+            taken = sa.select(database.models.referrals.id).where(model.code == self.tried)
+            if not (error.statement or "").startswith("INSERT") or self.transaction.scalar(taken) is None:
                 raise
             if self.code is not None:
                 raise CodeTakenError from error
@@ -125,10 +126,6 @@ class _Creation:
         self.transaction.session.add(referral)
         self.transaction.session.flush()
         return referral
-
-    def _is_taken(self) -> bool:
-        referrals = self.state.database.models.referrals
-        return self.transaction.scalar(sa.select(referrals.id).where(referrals.code == self.tried)) is not None
 
     def _check_limit(self, limit: int) -> None:
         transaction, models = self.transaction, self.state.database.models
@@ -154,14 +151,6 @@ class _Creation:
         return str.__str__(code)
 
 
-def _check_code(state: AppState, code: t.Any) -> str:
-    if not (isinstance(code, str) and CODE.fullmatch(code)):
-        raise InvalidValueError("code", "must be 1 to 64 letters, digits, '-' or '_'")
-    if code.casefold() in state.settings.reserved_codes:
-        raise InvalidValueError("code", "is reserved")
-    return str.__str__(code)
-
-
 def find_link(state: AppState, code: str) -> ReferralColumns | None:
     """Return the referral with a code, or ``None``."""
     if not CODE.fullmatch(code):
@@ -173,19 +162,14 @@ def find_link(state: AppState, code: str) -> ReferralColumns | None:
 def find_typed_link(state: AppState, code: str, request: Request | None) -> ReferralColumns:
     """Return the active referral of a code that was typed. Blanks around it and its capitals do not matter.
 
-    :raises InvalidValueError: there is no such code, or its referral has expired: the error is the same.
-    :raises TooManyGuessesError: the address sent ``REFERRALS_GUESS_LIMIT`` wrong codes within an hour.
+    :raises InvalidValueError: the code is unknown or its referral has expired: the error is the same.
+    :raises TooManyGuessesError: the address has sent too many wrong codes.
     """
     address, limit = client_network(request, state.hooks), state.settings.guess_limit
     if address is not None and limit is not None and state.guesses.count(address) >= limit:
         raise TooManyGuessesError
     typed = code.strip() if isinstance(code, str) else ""
-    referral: ReferralColumns | None = None
-    if CODE.fullmatch(typed):
-        model = state.database.models.referral
-        exact_first = (model.code != typed).asc()
-        candidates = sa.select(model).where(model.code.in_({typed, typed.lower()})).order_by(exact_first).limit(1)
-        referral = state.database.first_object(candidates)
+    referral = find_link(state, typed) or find_link(state, typed.lower())
     if referral is None or not referral.is_active():
         if address is not None:
             state.guesses.add(address)

@@ -16,10 +16,7 @@ from .web.signing import target_serializer
 
 
 def reference(state: AppState, target: t.Any) -> tuple[str | None, str | None]:
-    """Return the type name and the key, as text, under which an object is stored.
-
-    :raises InvalidValueError: it is not in the database, or its key has more than one column or 64 characters.
-    """
+    """Return the type name and the key, as text, under which an object is stored."""
     if target is None:
         return None, None
     target = unwrapped(target)
@@ -34,7 +31,7 @@ def reference(state: AppState, target: t.Any) -> tuple[str | None, str | None]:
 
 def load_target(state: AppState, type_name: str | None, key: str | None) -> t.Any:
     """Return the object that is stored under a type name and key; ``None`` if it is deleted or its type unknown."""
-    found = _find_type(state, type_name) if type_name is not None else None
+    found = find_type(state, type_name) if type_name is not None else None
     if found is None or key is None:
         return None
     if found.load is not None:
@@ -47,38 +44,27 @@ def load_target(state: AppState, type_name: str | None, key: str | None) -> t.An
 
 
 def load_targets(state: AppState, records: Iterable[RecordColumns]) -> dict[RecordColumns, t.Any]:
-    """Return the targets of many records, loaded in one statement for each type.
-
-    Types that were registered with ``load`` are left out.
-    """
-    by_type: dict[str, list[RecordColumns]] = {}
+    """Return the targets of records, loaded in one statement for each type that was not registered with ``load``."""
+    by_type: dict[str, dict[RecordColumns, str]] = {}
     for record in records:
         if record.target_type is not None and record.target_id is not None:
-            by_type.setdefault(record.target_type, []).append(record)
+            by_type.setdefault(record.target_type, {})[record] = record.target_id
     found: dict[RecordColumns, t.Any] = {}
     for name, of_type in by_type.items():
-        target_type = _find_type(state, name)
-        if target_type is not None and target_type.load is None:
-            objects = _load_of_type(state, target_type.model, [t.cast(str, record.target_id) for record in of_type])
-            found |= {record: objects.get(t.cast(str, record.target_id)) for record in of_type}
+        target_type = find_type(state, name)
+        if target_type is None or target_type.load is not None:
+            continue
+        model = target_type.model
+        keys = {record: parse_key(model, key, state.database.dialect.name) for record, key in of_type.items()}
+        column = sa.inspect(model).primary_key[0]
+        wanted = sa.select(model).where(column.in_({key for key in keys.values() if key is not None}))
+        # As text: a key of a type of the host's own may differ in Python from what it was parsed from.
+        by_key = {str(sa.inspect(obj).identity[0]): obj for obj in state.database.objects(wanted)}
+        found |= {record: by_key.get(str(key)) for record, key in keys.items()}
     return found
 
 
-def _load_of_type(state: AppState, model: type[t.Any], texts: Iterable[str]) -> dict[str, t.Any]:
-    keys = {text: parse_key(model, text, state.database.dialect.name) for text in texts}
-    column = sa.inspect(model).primary_key[0]
-    wanted = sa.select(model).where(column.in_([key for key in keys.values() if key is not None]))
-    # As text: a key of a type of the host's own may differ in Python from what it was parsed from.
-    by_key = {str(sa.inspect(obj).identity[0]): obj for obj in state.database.objects(wanted)}
-    return {text: by_key[str(key)] for text, key in keys.items() if str(key) in by_key}
-
-
-def is_known(state: AppState, type_name: str) -> bool:
-    """Return whether objects that are stored under a type name can be loaded."""
-    return _find_type(state, type_name) is not None
-
-
-def _find_type(state: AppState, name: str) -> TargetType | None:
+def find_type(state: AppState, name: str) -> TargetType | None:
     """Return the type that was registered under a name, or else the model of the table with that name."""
     if name in state.target_types:
         return state.target_types[name]
@@ -90,10 +76,7 @@ def _find_type(state: AppState, name: str) -> TargetType | None:
 
 
 def to_token(state: AppState, target: t.Any) -> str:
-    """Return the signed value that names a target in a form.
-
-    :raises InvalidValueError: its model is not registered, or it is not in the database.
-    """
+    """Return the signed value that names a target in a form. Its model must be registered."""
     type_name, key = reference(state, target)
     if type_name not in state.target_types:
         model_name = type(unwrapped(target)).__name__
@@ -104,8 +87,7 @@ def to_token(state: AppState, target: t.Any) -> str:
 def from_token(state: AppState, token: str, user: t.Any) -> t.Any:
     """Return the target that a form names.
 
-    :raises InvalidValueError: the signature is wrong, the type is not registered, the target is deleted, or this user
-        may not refer to it. The error is the same for each, so that nobody learns what exists.
+    :raises InvalidValueError: for whatever reason. The error is the same for each, so that nobody learns what exists.
     """
     try:
         type_name, key = target_serializer(state.app).loads(token)

@@ -103,27 +103,19 @@ class _Views:
             return _refuse(403, str(error))
         except (SQLAlchemyError, MemoryError):
             log_failure("A link could not be created.")
-            return _ask_to_try_again()
+            return _refuse(503, "The link could not be created now. Try again in a moment.", retry_after=_RETRY_AFTER)
 
     def _create(self, transaction: Transaction, user: t.Any) -> Answer:
         flask.request.max_content_length = _MAX_BODY
         try:
-            fields = _read_fields()
+            redirect_to, label, token = _read_fields()
         except HTTPException as error:
             return _refuse(error.code or 400, error.description or "")
         state = self._state
 
         def create() -> Answer:
-            target = from_token(state, fields["target"], user) if fields["target"] else None
-            referral: t.Any = create_link(
-                state,
-                fields["redirect_to"],
-                user,
-                fields["label"],
-                target,
-                limit=state.settings.link_limit,
-                transaction=transaction,
-            )
+            target, limit = from_token(state, token, user) if token else None, state.settings.link_limit
+            referral: t.Any = create_link(state, redirect_to, user, label, target, limit=limit, transaction=transaction)
             # Before the commit: after it the link would be read once more, in a transaction that is never ended.
             if _wants_page():
                 return render_template("referrals/created.html", referral=referral)
@@ -143,7 +135,7 @@ def _is_cross_site() -> bool:
     return origin is not None and origin.partition("://")[2] != request.host
 
 
-def _read_fields() -> dict[str, str]:
+def _read_fields() -> list[str]:
     request = flask.request
     if request.mimetype == "application/json":
         try:
@@ -156,13 +148,13 @@ def _read_fields() -> dict[str, str]:
         data = request.form.to_dict()
     else:
         abort(415, "The body must be JSON or a form.")
-    fields = {"redirect_to": data.get("redirect_to"), "label": data.get("label", ""), "target": data.get("target", "")}
-    for name, value in fields.items():
-        if value is None:
+    fields = {"redirect_to": None, "label": "", "target": ""} | data
+    for name in ("redirect_to", "label", "target"):
+        if fields[name] is None:
             raise InvalidValueError(name, "is missing")
-        if not isinstance(value, str):
+        if not isinstance(fields[name], str):
             raise InvalidValueError(name, "must be a string")
-    return t.cast("dict[str, str]", fields)
+    return [fields[name] for name in ("redirect_to", "label", "target")]
 
 
 def _wants_page() -> bool:
@@ -170,17 +162,10 @@ def _wants_page() -> bool:
     return not flask.request.is_json and accept.best_match(["application/json", "text/html"]) == "text/html"
 
 
-def _refuse(status: int, reason: str) -> Answer:
+def _refuse(status: int, reason: str, **retry: int) -> Answer:
     if _wants_page():
-        abort(status, reason)
-    return jsonify(error=reason), status
-
-
-def _ask_to_try_again() -> Answer:
-    reason = "The link could not be created now. Try again in a moment."
-    if _wants_page():
-        abort(503, reason, retry_after=_RETRY_AFTER)
-    return jsonify(error=reason), 503, {"Retry-After": str(_RETRY_AFTER)}
+        abort(status, reason, **retry)
+    return jsonify(error=reason), status, [("Retry-After", str(seconds)) for seconds in retry.values()]
 
 
 def _ask_to_log_in() -> Answer:

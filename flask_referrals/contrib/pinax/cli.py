@@ -16,7 +16,7 @@ from flask.cli import with_appcontext
 
 from ...cli.output import printable, progress_bar
 from ...state import current_state
-from ...targets import is_known
+from ...targets import find_type
 from .dumps import LINK, RESPONSE, read_csv, read_json
 from .importing import Options, Report, import_pinax
 
@@ -145,7 +145,7 @@ def _read_user_keys(stream: t.TextIO) -> Iterator[tuple[str, str]]:
 
 def _parse_target(text: str) -> tuple[str, str]:
     content_type, _, name = text.partition("=")
-    if not content_type or not is_known(current_state(), name):
+    if not content_type or find_type(current_state(), name) is None:
         raise click.UsageError(
             f"--target {text!r} cannot be used. Write APP.MODEL=NAME; NAME is a registered target or a table."
         )
