@@ -14,7 +14,7 @@ from .actors import current_actor
 from .credit import choose_known, choose_referral
 from .db.conditions import is_exactly
 from .db.keys import digest, once_key
-from .db.responses import Choice, Stored, find_response, insert_response, new_row
+from .db.responses import Choice, find_response, insert_response, new_row
 from .db.tables import ReferralColumns, ResponseColumns
 from .db.totals import correct_totals
 from .db.transactions import HostTransaction, OwnTransaction, get_statement, object_handle, open_transaction
@@ -23,7 +23,6 @@ from .exceptions import InvalidValueError
 from .failures import log_failure
 from .links import find_typed_link
 from .logins import join_history
-from .queue.pending import settle_pending
 from .signals import response_recorded
 from .state import AppState
 from .targets import reference
@@ -46,6 +45,8 @@ class Action:
     value: Decimal | int | None = None
     currency: str | None = None
     once: bool = False
+    #: A database failure may be logged instead of raised.
+    may_fail: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", _check_word("action", self.name, _MAX_ACTION))
@@ -63,12 +64,11 @@ def _check_word(field: str, value: t.Any, length: int) -> str:
     """Return a name or a sentence as the database stores it: printable text of 1 to ``length`` characters."""
     if not isinstance(value, str):
         raise InvalidValueError(field, f"must be a string, not {type(value).__name__}")
-    text = str.__str__(value)
-    if not text.strip() or not text.isprintable():
+    if not value.strip() or not value.isprintable():
         raise InvalidValueError(field, "must be printable text, and not empty")
-    if len(text) > length:
+    if len(value) > length:
         raise InvalidValueError(field, f"is longer than {length} characters")
-    return text
+    return str.__str__(value)
 
 
 def _check_value(value: t.Any) -> None:
@@ -82,16 +82,13 @@ def _check_value(value: t.Any) -> None:
 def record_action(
     state: AppState, request: Request | None, action: Action, *, user: t.Any, join: bool, commit: bool
 ) -> ResponseColumns | None:
-    """Store an action under the referral that earns the credit. Return ``None`` if none does.
-
-    A database failure costs the response, and not the page: within a request, and without a key, it is logged.
-    """
+    """Store an action under the referral that earns the credit. Return ``None`` if none does."""
     transaction = open_transaction(state.database, commit=commit)
     actor = current_actor(state, request, user, join=join)
-    if not actor:
+    if not isinstance(actor, Actor):
         return None
-    recording = _Recording(state, request, transaction, action, actor, is_touch=False)
-    return recording.run(recording.record_under_credit, may_fail=True)
+    recording = _Recording(state, request, transaction, action, actor)
+    return recording.run(partial(recording.record_under_credit, actor), may_fail=True)
 
 
 def respond(
@@ -99,16 +96,11 @@ def respond(
     request: Request | None,
     referral: ReferralColumns,
     action: Action,
-    *,
     user: t.Any,
     join: bool,
     commit: bool,
-    may_fail: bool = False,
 ) -> ResponseColumns | None:
-    """Store a touch of one referral, whichever earns the credit otherwise.
-
-    :param may_fail: log a database failure as :func:`record_action` does.
-    """
+    """Store a touch of one referral, whichever earns the credit otherwise."""
     transaction = open_transaction(state.database, commit=commit)
     actor = current_actor(state, request, user, join=join)
     reason = None
@@ -118,114 +110,97 @@ def respond(
         elif state.visitor_keys.may_recognise(request):
             actor = Actor(None, new_key())
     recording = _Recording(state, request, transaction, action, actor, is_touch=True)
-    return recording.run(partial(recording.record_under, referral.id, reason), may_fail=may_fail)
+    return recording.run(partial(recording.record_under, referral.id, reason), may_fail=action.may_fail)
 
 
 def attach_code(
     state: AppState, request: Request | None, code: str, *, user: t.Any, join: bool, commit: bool
 ) -> ResponseColumns | None:
-    """Store a touch of the referral whose code was typed. A database failure is logged as in :func:`record_action`."""
+    """Store a touch of the referral whose code was typed."""
     transaction = open_transaction(state.database, commit=commit)
     referral = transaction.run(partial(find_typed_link, state, code, request))
-    return respond(state, request, referral, Action(ATTACH), user=user, join=join, commit=commit, may_fail=True)
+    return respond(state, request, referral, Action(ATTACH, may_fail=True), user, join, commit)
 
 
+@dataclass
 class _Recording:
     """The recording of one response, in its transaction."""
 
-    def __init__(
-        self,
-        state: AppState,
-        request: Request | None,
-        transaction: HostTransaction | OwnTransaction,
-        action: Action,
-        actor: Actor | Anonymous,
-        *,
-        is_touch: bool,
-    ) -> None:
-        self._state = state
-        self._request = request
-        self._transaction = transaction
-        self._action = action
-        self._visitor = actor
-        self._is_joining = actor.user_id is not None and actor.visitor_key is not None
-        # Once they are joined, all of the visitor's responses are the user's.
-        self._actor = Actor(actor.user_id) if self._is_joining else actor
-        more: dict[str, t.Any] = {"value": action.value, "currency": action.currency}
+    state: AppState
+    request: Request | None
+    transaction: HostTransaction | OwnTransaction
+    action: Action
+    actor: Actor | Anonymous
+    is_touch: bool = False
+
+    def __post_init__(self) -> None:
+        action, actor, state = self.action, self.actor, self.state
+        self.is_joining = actor.user_id is not None and actor.visitor_key is not None
+        more: dict[str, t.Any] = {"value": action.value, "currency": action.currency, "key": action.key}
         if action.target is not None:
             more["target_type"], more["target_id"] = reference(state, action.target)
-        if action.once and actor:
+        if action.once and isinstance(actor, Actor):
             more["key"] = once_key(actor)
-        elif action.key is not None:
-            more["key"] = action.key
-        stored = description(request, state.settings, state.hooks)
-        self._row = new_row(action.name, actor, stored, is_touch=is_touch, **more)
+        client = description(self.request, state.settings, state.hooks)
+        self.row = new_row(action.name, actor, client, is_touch=self.is_touch, **more)
 
     def run(self, work: Callable[[], ResponseColumns | None], *, may_fail: bool) -> ResponseColumns | None:
         """Do the work in the transaction. If it may fail, a database failure may be logged instead of raised."""
-        find = self._find_again if "key" not in self._row else None
-        return self._transaction.run(work, find, on_failure=self._log if may_fail else None)
+        find = self._find_again if "key" not in self.row else None
+        return self.transaction.run(work, find, on_failure=self._log if may_fail else None)
 
     def _log(self) -> None:
         """Log the database failure, unless somebody has to hear of it: a webhook or a worker, which retries."""
-        if self._request is None or self._action.key is not None or self._state.raises_failures:
+        if self.request is None or self.action.key is not None or self.state.raises_failures:
             raise
-        log_failure("The action %r could not be recorded.", self._action.name)
+        log_failure("The action %r could not be recorded.", self.action.name)
 
-    def record_under_credit(self) -> ResponseColumns | None:
+    def record_under_credit(self, actor: Actor) -> ResponseColumns | None:
         """Store the response under the referral that earns the credit."""
-        if self._is_joining or self._state.recorder is not None:
-            self._join()
-        choice = choose_referral(self._state, t.cast(Actor, self._actor))
+        if self.is_joining or self.state.recorder is not None:
+            join_history(self.state, self.transaction, self.request, actor)
+        # Once they are joined, all of the visitor's responses are the user's.
+        choice = choose_referral(self.state, Actor(actor.user_id) if self.is_joining else actor)
         if choice is None:
             return None
-        if isinstance(self._transaction, HostTransaction) and self._state.database.dialect.name == "sqlite":
+        if isinstance(self.transaction, HostTransaction) and self.state.database.dialect.name == "sqlite":
             # A write keeps others out until the host ends its transaction.
-            statement = get_statement(self._state.database.models, choice.query)
-            if self._transaction.execute(statement, choice.parameters).first() is None:
+            statement = get_statement(self.state.database.models, choice.query)
+            if self.transaction.execute(statement, choice.parameters).first() is None:
                 return None
         return self._record(choice)
 
     def record_under(self, referral_id: int, reason: str | None) -> ResponseColumns:
         """Store the response under a known referral."""
-        self._join()
-        response = self._record(choose_known(referral_id, self._visitor, reason))
+        actor, keys = self.actor, self.state.visitor_keys
+        join_history(self.state, self.transaction, self.request, actor)
+        response = self._record(choose_known(referral_id, actor, reason))
         if response is None:
             raise InvalidValueError("referral", "is not in the database")
-        actor = self._visitor
         if actor.user_id is None and actor.visitor_key is not None:
-            set_key = partial(self._state.visitor_keys.set, self._request, actor.visitor_key)
-            self._transaction.after_commit(set_key)
+            self.transaction.after_commit(partial(keys.set, self.request, actor.visitor_key))
         return response
-
-    def _join(self) -> None:
-        if self._state.recorder is not None:
-            settle_pending(self._state, self._transaction, self._request, self._visitor)
-        if self._is_joining:
-            join_history(self._state, self._transaction, self._request, t.cast(Actor, self._visitor))
 
     def _record(self, choice: Choice) -> ResponseColumns | None:
         """Write the response, or return the one that has the same key."""
-        transaction = self._transaction
-        if "key" in self._row:
+        if "key" in self.row:
             return self._record_once(choice)
-        with transaction.write():
-            stored = insert_response(transaction, choice, self._row)
+        with self.transaction.write():
+            stored = insert_response(self.transaction, choice, self.row)
         return None if stored is None else self._announce(stored.id)
 
     def _record_once(self, choice: Choice) -> ResponseColumns | None:
-        transaction, responses = self._transaction, self._transaction.database.models.responses
-        has_key: sa.ColumnElement[bool] = responses.identity == self._row["identity"]
-        is_once = self._action.once and self._visitor.user_id is not None
+        transaction, responses = self.transaction, self.transaction.database.models.responses
+        has_key: sa.ColumnElement[bool] = responses.identity == self.row["identity"]
+        is_once = self.action.once and self.actor.user_id is not None
+        first = sa.select(responses.id).where(has_key)
         if is_once:  # the user may have done it as a visitor
-            has_done = sa.or_(has_key, is_exactly(responses.action, self._action.name))
-            first = sa.select(responses.id).where(is_exactly(responses.user_id, self._visitor.user_id), has_done)
-        else:
-            first = sa.select(responses.id).where(has_key)
+            has_done = sa.or_(has_key, is_exactly(responses.action, self.action.name))
+            first = sa.select(responses.id).where(is_exactly(responses.user_id, self.actor.user_id), has_done)
         first = first.order_by(responses.created_at, responses.id).limit(1)
 
         def insert() -> int | None:
-            stored = insert_response(transaction, choice, self._row)
+            stored = insert_response(transaction, choice, self.row)
             return None if stored is None else stored.id
 
         def find(select: t.Any) -> int | None:
@@ -240,14 +215,14 @@ class _Recording:
         return None if key is None else self._announce(key, is_new=is_new)
 
     def _find_again(self) -> ResponseColumns | None:
-        found: Stored | None = find_response(self._transaction, self._row)
+        found = find_response(self.transaction, self.row)
         return None if found is None else self._announce(found.id)
 
     def _announce(self, key: int, *, is_new: bool = True) -> ResponseColumns:
         """Return the object of a row. If it was just written, its signal is sent after the commit."""
         if is_new and response_recorded.receivers:
-            send_after_commit(self._state, self._transaction, response_recorded, [key])
-        return object_handle(self._transaction.session, self._transaction.database.models.response, key)
+            send_after_commit(self.state, self.transaction, response_recorded, [key])
+        return object_handle(self.transaction.session, self.transaction.database.models.response, key)
 
 
 def void_response(state: AppState, response: ResponseColumns, reason: str, *, commit: bool) -> ResponseColumns:

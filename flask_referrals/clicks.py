@@ -114,7 +114,8 @@ def follow_link(state: AppState, request: Request, code: str) -> t.Any:
     if transaction is None:
         link = _read_link(state, code, deadline)
         if link is not None and link.is_active:
-            defer(state, request, partial(_record_later, code, record), state.settings.lock_timeout)
+            failure = "A click on the link %r could not be recorded."
+            defer(state, request, record, failure, code, timeout=state.settings.lock_timeout)
             # The response may be complete by then. A key that nothing is stored under does no harm.
             if key is not None:
                 state.visitor_keys.set(request, key)
@@ -145,16 +146,6 @@ def _announced(state: AppState, transaction: Transaction, store: Callable[[], St
     if stored is not None and response_recorded.receivers:
         send_after_commit(state, transaction, response_recorded, [stored.id])
     return stored
-
-
-def _record_later(code: str, record: Callable[[Transaction], object], transaction: Transaction) -> bool:
-    """Store a click after the host's transaction has ended, and return whether that succeeded."""
-    try:
-        record(transaction)
-    except Exception:
-        log_failure("A click on the link %r could not be recorded.", code)
-        return False
-    return True
 
 
 def _follow_queued(state: AppState, request: Request, code: str, who: _Who, deadline: float) -> t.Any:

@@ -53,7 +53,6 @@ class TouchQuery(t.NamedTuple):
         return cls(actor.user_id is not None, actor.visitor_key is not None, has_window, is_newest_first)
 
     def build(self, models: Models) -> t.Any:
-        """Build the statement."""
         referral: t.Any = models.referrals if self.is_first_referral else models.referral
         response: t.Any = models.responses if self.is_first_referral else models.response
         touches = (
@@ -78,44 +77,34 @@ class CreditQuery(t.NamedTuple):
     touches: TouchQuery
 
     def build(self, models: Models) -> t.Any:
-        """Build the statement."""
         winner: t.Any = self.touches._replace(is_first_referral=True).build(models).scalar_subquery()
         if self.touches.has_user:
             winner = sa.func.coalesce(_first_credited(models.responses, models.responses.referral_id), winner)
-        chosen = _select_choice(models, has_user=self.touches.has_user)
+        chosen = _select_choice(models, own_reason(models.referrals) if self.touches.has_user else sa.null())
         return chosen.where(models.referrals.id == winner, is_active(models.referrals))
 
 
 class KnownQuery(t.NamedTuple):
-    """Select a referral by its key."""
+    """Select a referral by its key. The reason to ignore a response is that a user owns it, or else a parameter."""
 
     has_user: bool
-    has_reason: bool = False
 
     def build(self, models: Models) -> t.Any:
-        """Build the statement."""
-        chosen = _select_choice(models, has_user=self.has_user)
-        if self.has_reason:
-            reason = sa.bindparam("reason", type_=models.responses.ignored.type).label("ignored")
-            chosen = chosen.with_only_columns(models.referrals.id.label("referral_id"), reason)
+        reason: t.Any = sa.bindparam("reason", type_=models.responses.ignored.type)
+        chosen = _select_choice(models, own_reason(models.referrals) if self.has_user else reason)
         return chosen.where(models.referrals.id == sa.bindparam("chosen_id"))
 
 
 class CreditedReferral(t.NamedTuple):
-    """Select the object of the referral that earns the credit."""
+    """Select the object of the referral that one of these queries selects."""
 
-    kind: type[t.Any]
-    credit: t.Any
+    query: t.Any
 
     def build(self, models: Models) -> t.Any:
-        """Build the statement."""
-        chosen = self.credit.build(models).subquery()
-        return sa.select(models.referral).where(models.referral.id == chosen.c.referral_id)
+        return sa.select(models.referral).where(models.referral.id == self.query.build(models).subquery().c.referral_id)
 
 
-def _select_choice(models: Models, *, has_user: bool) -> t.Any:
-    """Select a referral, and the reason to ignore a response to it: the actor owns it."""
-    ignored = own_reason(models.referrals) if has_user else sa.null()
+def _select_choice(models: Models, ignored: sa.ColumnElement[t.Any]) -> t.Any:
     return sa.select(models.referrals.id.label("referral_id"), ignored.label("ignored"))
 
 
@@ -134,19 +123,16 @@ def choose_referral(state: AppState, actor: Actor) -> Choice | None:
         binding = find_referrer(state, actor.user_id) if actor.user_id is not None else None
         if binding is not None:
             return choose_known(binding.id, actor) if binding.is_active() else None
-        touch = find_winning_touch(state, actor)
+        touch = _find_winning_touch(state, actor)
         return choose_known(touch.referral_id, actor) if touch is not None else None
     return Choice(CreditQuery(TouchQuery.of(actor, state.settings)), _parameters(actor, state.settings))
 
 
 def choose_known(referral_id: int, actor: Actor | Anonymous, reason: str | None = None) -> Choice:
     """Return the choice of a referral that is known already."""
-    parameters: dict[str, t.Any] = {"chosen_id": referral_id}
-    if reason is not None:
-        parameters["reason"] = reason
-    elif actor.user_id is not None:
-        parameters["user"] = actor.user_id
-    return Choice(KnownQuery("user" in parameters, reason is not None), parameters)
+    if actor.user_id is not None:
+        return Choice(KnownQuery(True), {"chosen_id": referral_id, "user": actor.user_id})
+    return Choice(KnownQuery(False), {"chosen_id": referral_id, "reason": reason})
 
 
 def find_credited_referral(state: AppState, actor: Actor) -> ReferralColumns | None:
@@ -154,37 +140,25 @@ def find_credited_referral(state: AppState, actor: Actor) -> ReferralColumns | N
     choice = choose_referral(state, actor)
     if choice is None:
         return None
-    statement = get_statement(state.database.models, CreditedReferral(choice.query.__class__, choice.query))
+    statement = get_statement(state.database.models, CreditedReferral(choice.query))
     return t.cast("ReferralColumns | None", state.database.first_object(statement, choice.parameters))
 
 
 def _parameters(actor: Actor, settings: Settings) -> dict[str, t.Any]:
-    time, window = now(), settings.attribution_window
-    parameters: dict[str, t.Any] = {"now": time}
-    if actor.user_id is not None:
-        parameters["user"] = actor.user_id
-    if actor.visitor_key is not None:
-        parameters["visitor"] = actor.visitor_key
-    if window is not None:
-        parameters["since"] = time - window
+    parameters = {"now": now(), "user": actor.user_id, "visitor": actor.visitor_key}
+    if settings.attribution_window is not None:
+        parameters["since"] = parameters["now"] - settings.attribution_window
     return parameters
 
 
-def find_winning_touch(state: AppState, actor: Actor) -> ResponseColumns | None:
+def _find_winning_touch(state: AppState, actor: Actor) -> t.Any:
     """Return the touch that the policy prefers, for an actor who is not bound."""
     policy = state.settings.attribution
     touches = get_statement(state.database.models, TouchQuery.of(actor, state.settings))
     parameters = _parameters(actor, state.settings)
     if callable(policy):
-        return t.cast("ResponseColumns | None", policy(state.database.objects(touches, parameters)))
-    return t.cast("ResponseColumns | None", state.database.first_object(touches.limit(1), parameters))
-
-
-def find_binding(state: AppState, user_id: t.Any) -> ResponseColumns | None:
-    """Return the action that binds a user: the first credited one."""
-    response = state.database.models.response
-    binding = sa.select(response).where(response.id == _first_credited(response, response.id))
-    return t.cast("ResponseColumns | None", state.database.first_object(binding, {"user": user_id}))
+        return policy(state.database.objects(touches, parameters))
+    return state.database.first_object(touches.limit(1), parameters)
 
 
 def find_referrer(state: AppState, user_id: t.Any) -> ReferralColumns | None:
@@ -202,10 +176,7 @@ def find_referred_users(state: AppState, user_id: t.Any) -> Sequence[t.Any]:
     models = state.database.models
     referral, response = models.referral, models.response
     earlier: t.Any = sa.orm.aliased(response)
-    is_earlier = sa.or_(
-        earlier.created_at < response.created_at,
-        sa.and_(earlier.created_at == response.created_at, earlier.id < response.id),
-    )
+    is_earlier = sa.tuple_(earlier.created_at, earlier.id) < sa.tuple_(response.created_at, response.id)
     is_bound_before = sa.exists().where(is_exactly(earlier.user_id, response.user_id), is_credited(earlier), is_earlier)
     bound = (
         sa.select(response.user_id)
@@ -242,15 +213,15 @@ def explain_credit(state: AppState, actor: Actor) -> list[Verdict[t.Any]]:
     history = history_of(response, actor).where(response.is_touch == sa.true())
     history = history.options(sa.orm.joinedload(response.referral))
     touches = state.database.objects(history, actor_parameters(actor))
-    binding = find_binding(state, actor.user_id) if actor.user_id is not None else None
-    winner = find_winning_touch(state, actor) if binding is None else None
-    verdicts = []
-    if binding is not None:
-        verdicts.append(Verdict(binding, "won" if t.cast(t.Any, binding).referral.is_active() else "expired"))
-    for touch in touches:
-        rule = "won" if touch is winner else _refusal(state, touch, actor)
-        verdicts.append(Verdict(touch, rule or ("bound" if binding is not None else "lost")))
-    return verdicts
+    binding: t.Any = None
+    if actor.user_id is not None:
+        first = sa.select(response).where(response.id == _first_credited(response, response.id))
+        binding = state.database.first_object(first, {"user": actor.user_id})
+    if binding is None:
+        winner = _find_winning_touch(state, actor)
+        return [Verdict(each, "won" if each is winner else _refusal(state, each, actor) or "lost") for each in touches]
+    verdicts = [Verdict(binding, "won" if binding.referral.is_active() else "expired")]
+    return verdicts + [Verdict(each, _refusal(state, each, actor) or "bound") for each in touches]
 
 
 def _refusal(state: AppState, touch: t.Any, actor: Actor) -> str | None:
@@ -261,6 +232,4 @@ def _refusal(state: AppState, touch: t.Any, actor: Actor) -> str | None:
     if not touch.referral.is_active():
         return "expired"
     window = state.settings.attribution_window
-    if window is not None and touch.created_at < now() - window:
-        return "window"
-    return None
+    return "window" if window is not None and touch.created_at < now() - window else None

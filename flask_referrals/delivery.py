@@ -18,10 +18,7 @@ _PAGE = 1000
 def send_after_commit(
     state: AppState, transaction: Transaction, signal: NamedSignal, ids: Sequence[int], *, payload: str = "response"
 ) -> None:
-    """Send a signal for each of some rows after the transaction commits, if it has receivers. Their errors are logged.
-
-    :param payload: ``"response"`` or ``"referral"``: the name of the argument, and what it is.
-    """
+    """Send a signal for each of some rows, the ``payload``, after the commit. Errors of receivers are logged."""
     if ids and signal.has_receivers_for(state.app):
         transaction.after_commit(lambda: _send(state, signal, ids, payload))
 
@@ -38,10 +35,9 @@ def _send(state: AppState, signal: NamedSignal, ids: Sequence[int], payload: str
 
 
 def _objects(state: AppState, ids: Sequence[int], payload: str) -> Iterator[t.Any]:
-    session, models = state.database.session, state.database.models
-    model: t.Any = models.referral if payload == "referral" else models.response
+    model: t.Any = getattr(state.database.models, payload)
     if len(ids) == 1:
-        yield object_handle(session, model, ids[0])
+        yield object_handle(state.database.session, model, ids[0])
         return
     for start in range(0, len(ids), _PAGE):
         page = sa.select(model).where(model.id.in_(ids[start : start + _PAGE])).order_by(*oldest_first(model))

@@ -12,11 +12,10 @@ from functools import partial
 
 import sqlalchemy as sa
 from flask import Response, after_this_request
-from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.wrappers import Request
 
 from .actors import require_user_key
-from .db.conditions import is_exactly, unclaimed
+from .db.conditions import Condition, is_exactly, oldest_first, unclaimed
 from .db.keys import stored_key, user_exists
 from .db.totals import correct_totals
 from .db.transactions import Transaction, is_in_transaction, open_transaction
@@ -24,80 +23,68 @@ from .deferral import defer
 from .delivery import send_after_commit
 from .failures import log_failure
 from .queue.batches import insert_events
-from .queue.pending import has_pending, read_pending, settle_pending
+from .queue.pending import read_pending, settle_pending, store_pending
 from .signals import user_linked_to_response
 from .state import AppState
-from .types import Actor, Event
+from .types import Actor, Anonymous, Event
 from .web.client import resolve_request, unwrapped
 
 
-def claim_responses(
-    state: AppState, transaction: Transaction, actor: Actor, *, referral_id: int | None = None, must_exist: bool = False
-) -> None:
+def claim_responses(state: AppState, transaction: Transaction, actor: Actor, *conditions: Condition) -> None:
     """Assign a visitor's unclaimed responses to a user, in one UPDATE: the first claim wins.
 
     Clicks on the user's own links are no longer counted. ``user_linked_to_response`` is sent for each row.
 
-    :param must_exist: assign none if the user is not stored.
+    :param conditions: that are true of the rows, too.
     """
     models = transaction.database.models
     referrals, responses = models.referrals, models.responses
-    claimed = [responses.session_key == actor.visitor_key, unclaimed(responses)]
-    if must_exist:
-        claimed += user_exists(models, actor.user_id)
+    claimed = [responses.session_key == actor.visitor_key, unclaimed(responses), *conditions]
     if actor.until is not None:
         claimed.append(responses.created_at <= actor.until)
-    if referral_id is not None:
-        claimed.append(responses.referral_id == referral_id)
     is_own = sa.exists().where(referrals.id == responses.referral_id, is_exactly(referrals.user_id, actor.user_id))
-    is_counted = responses.ignored.is_(None)
-    reason = sa.case((sa.and_(is_counted, is_own), "self"), else_=responses.ignored)
+    is_counted_own = sa.and_(responses.ignored.is_(None), is_own)
+    reason = sa.case((is_counted_own, "self"), else_=responses.ignored)
     update = sa.update(models.response_table).where(*claimed)
-    update = update.values({responses.user_id: actor.user_id, responses.ignored: reason})
     no_longer_counted = sa.select(responses.referral_id, responses.action, responses.created_at)
-    no_longer_counted = no_longer_counted.where(*claimed, is_own, is_counted).with_for_update(of=models.response_table)
+    no_longer_counted = no_longer_counted.where(*claimed, is_counted_own).with_for_update(of=models.response_table)
     won: Sequence[int] = ()
     with transaction.write():
         transaction.lock()
         if user_linked_to_response.has_receivers_for(state.app):
-            ids = sa.select(responses.id).where(*claimed).order_by(responses.created_at, responses.id)
+            ids = sa.select(responses.id).where(*claimed).order_by(*oldest_first(responses))
             won = transaction.execute(ids.with_for_update()).scalars().all()
         own = transaction.execute(no_longer_counted).all()
-        transaction.execute(update)
+        transaction.execute(update.values({responses.user_id: actor.user_id, responses.ignored: reason}))
         if own:
             correct_totals(transaction, [tuple(row) for row in own], -1)
     transaction.has_written = True
     send_after_commit(state, transaction, user_linked_to_response, won)
 
 
-def join_history(state: AppState, transaction: Transaction, request: Request | None, actor: Actor) -> None:
-    """Assign a visitor's history to the user, and then drop the visitor key of the request."""
-    claim_responses(state, transaction, actor)
-    transaction.after_commit(partial(state.visitor_keys.drop, request))
+def join_history(state: AppState, transaction: Transaction, request: Request | None, actor: Actor | Anonymous) -> None:
+    """Store the pending clicks of a request. Assign its visitor's history to the user, if any, and drop the key."""
+    if state.recorder is not None:
+        settle_pending(state, transaction, request, actor)
+    if actor.user_id is not None and actor.visitor_key is not None:
+        claim_responses(state, transaction, actor)
+        transaction.after_commit(partial(state.visitor_keys.drop, request))
 
 
 def link_user(state: AppState, request: Request | None, user: t.Any, *, commit: bool) -> None:
     """Join the history of the request's visitor to a user, in the host's session."""
     transaction = open_transaction(state.database, commit=commit)
-    user_id = require_user_key(state, user)
-    visitor_key = state.visitor_keys.get(request)
-    if visitor_key is None:
-        return
-    actor = Actor(user_id, visitor_key)
-
-    def work() -> None:
-        if state.recorder is not None:
-            settle_pending(state, transaction, request, actor)
-        join_history(state, transaction, request, actor)
-
-    transaction.run(work)
+    actor = Actor(require_user_key(state, user), state.visitor_keys.get(request))
+    if actor.visitor_key is not None:
+        transaction.run(partial(join_history, state, transaction, request, actor))
 
 
 def link_responses(state: AppState, referral_id: int, user: t.Any, visitor_key: str, *, commit: bool) -> None:
     """Assign a visitor's unclaimed responses to one referral to a user."""
     transaction = open_transaction(state.database, commit=commit)
     actor = Actor(require_user_key(state, user), visitor_key)
-    transaction.run(lambda: claim_responses(state, transaction, actor, referral_id=referral_id))
+    is_this = state.database.models.responses.referral_id == referral_id
+    transaction.run(partial(claim_responses, state, transaction, actor, is_this))
 
 
 @dataclass
@@ -111,23 +98,20 @@ class _Join:
     pending: Sequence[Event]
     is_reserved: bool = False
 
-    def run(self, transaction: Transaction) -> bool:
+    def run(self, transaction: Transaction) -> None:
         """Join, unless an action has done so, or the user was not stored in the end."""
         keys, user_id = self.state.visitor_keys, self._user_key()
-        if user_id is None or (keys.is_dropped(self.request) and not self.is_reserved):
-            return True
-        try:
-            transaction.run(partial(self._join, transaction, Actor(user_id, self.visitor_key)))
-        except Exception:
-            log_failure("A visitor's history could not be joined to the user who logged in; the next action retries.")
-            keys.set(self.request, self.visitor_key)  # a view may have cleared the session
-            return False
-        return True
+        if user_id is not None and (self.is_reserved or not keys.is_dropped(self.request)):
+            try:
+                transaction.run(partial(self._join, transaction, Actor(user_id, self.visitor_key)))
+            except Exception:
+                keys.set(self.request, self.visitor_key)  # a view may have cleared the session
+                raise
 
     def _join(self, transaction: Transaction, actor: Actor) -> None:
-        if self.pending:
-            insert_events(self.state, transaction, self.pending)
-        claim_responses(self.state, transaction, actor, must_exist=True)  # the host may have rolled the user back
+        insert_events(self.state, transaction, self.pending)
+        is_stored = user_exists(self.state.database.models, actor.user_id)  # the host may have rolled the user back
+        claim_responses(self.state, transaction, actor, *is_stored)
         transaction.after_commit(partial(self.state.visitor_keys.drop, self.request))
 
     def before_response(self, response: Response) -> Response:
@@ -155,7 +139,8 @@ def join_at_login(state: AppState, user: t.Any) -> None:
         join = _Join(state, request, user, visitor_key, read_pending(state, request, Actor(None, visitor_key)))
         if is_in_transaction(state.database):
             after_this_request(join.before_response)
-        defer(state, request, join.run)
+        failure = "A visitor's history could not be joined to the user who logged in; the next action retries."
+        defer(state, request, join.run, failure)
     except Exception:
         log_failure("A visitor's history could not be joined to the user who logged in.")
 
@@ -163,21 +148,8 @@ def join_at_login(state: AppState, user: t.Any) -> None:
 def drop_key_at_logout(state: AppState, user: t.Any) -> None:
     """Drop the visitor key at a logout: the next person on this browser is another visitor."""
     request = resolve_request()
-    if has_pending(state, request):
-        actor = Actor(stored_key(user), state.visitor_keys.get(request))
-        events = read_pending(state, request, actor)
-        if events:
-            defer(state, t.cast(Request, request), partial(_store_pending, state, events))
+    store_pending(state, request, Actor(stored_key(user), state.visitor_keys.get(request)))
     state.visitor_keys.drop(request)
-
-
-def _store_pending(state: AppState, events: Sequence[Event], transaction: Transaction) -> bool:
-    try:
-        transaction.run(lambda: insert_events(state, transaction, events))
-    except SQLAlchemyError:
-        log_failure("The clicks of the user who logged out could not be stored before the recorder's turn.")
-        return False
-    return True
 
 
 def restore_key(state: AppState) -> None:

@@ -221,7 +221,7 @@ class ReferralMixin(RecordMixin, ReferralColumns):
         """
         state, request = _start(request)
         action_ = actions.Action(action, target, key, value, currency)
-        response = actions.respond(state, request, self, action_, user=user, join=join, commit=commit)
+        response = actions.respond(state, request, self, action_, user, join, commit)
         return t.cast("ReferralResponseMixin", response)
 
     def link_responses_to_user(self, user: t.Any, session_key: str, *, commit: bool = True) -> None:

@@ -4,12 +4,11 @@
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 from ..db.transactions import HostTransaction, open_transaction, recover
 from ..state import current_state
 from ..types import Event, Recorder
-from .batches import insert_events
+from .batches import store_events
 
 __all__ = ["Event", "Recorder", "store"]
 
@@ -25,7 +24,7 @@ def store(events: Sequence[Event]) -> None:
     state = current_state()
     transaction = open_transaction(state.database, commit=True)
     try:
-        transaction.run(partial(insert_events, state, transaction, events))
+        store_events(state, events, transaction)
     except Exception:
         if isinstance(transaction, HostTransaction):
             recover(state.database)

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -29,9 +30,14 @@ _ATTEMPTS = 5
 _Followed = tuple[str, t.Any, int]
 
 
+def store_events(state: AppState, events: Sequence[Event], transaction: Transaction) -> None:
+    """Store events in a transaction that is not running yet."""
+    transaction.run(partial(insert_events, state, transaction, events))
+
+
 def insert_events(state: AppState, transaction: Transaction, events: Sequence[Event]) -> None:
     """Insert the clicks that are not stored yet."""
-    for attempt in range(1, _ATTEMPTS + 1):
+    for attempt in range(1, _ATTEMPTS + 1) if events else ():
         try:
             with transaction.write():
                 transaction.lock()
@@ -98,12 +104,9 @@ class _Batch:
         described = {key: event for key, event in events.items() if any(event[name] for name in DESCRIPTION)}
         if not described:
             return
-        update = sa.update(self.models.response_table).where(responses.id.in_(list(described)))
-        for name in (*DESCRIPTION, "params"):
-            column = responses[name]
-            cases = [(responses.id == key, sa.literal(event[name], column.type)) for key, event in described.items()]
-            update = update.values({column: sa.case(*cases)})
-        self.transaction.execute(update)
+        for key, event in described.items():
+            values = {responses[name]: event[name] for name in (*DESCRIPTION, "params")}
+            self.transaction.execute(sa.update(self.models.response_table).where(responses.id == key).values(values))
 
     def _resolve(self, events: Sequence[Event]) -> list[_Click]:
         """Find the link and the actor of each event, oldest first. Events without a link active then are left out."""

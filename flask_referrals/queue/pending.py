@@ -20,7 +20,7 @@ from ..times import now, parse_time
 from ..types import Actor, Anonymous, Event, Recorder
 from ..web.client import description
 from ..web.signing import new_signer
-from .batches import insert_events
+from .batches import insert_events, store_events
 from .events import new_event
 
 #: Between the clicks and the signature, and between the parts of a click. They occur in none of them.
@@ -56,25 +56,19 @@ def hand_over(
         t.cast("Recorder", state.recorder)(event)
     except Exception:
         log_failure("A click on the link %r could not be handed over; it is stored at once.", code)
-        if defer(state, request, partial(_store_now, state, event), state.settings.lock_timeout).has_failed:
+        store, failure = partial(store_events, state, [event]), "A click on the link %r could not be recorded."
+        if defer(state, request, store, failure, code, timeout=state.settings.lock_timeout).has_failed:
             return
-    if ignored is None and actor:
+    if ignored is None and isinstance(actor, Actor):
         _keep(state, request, actor, event)
-
-
-def _store_now(state: AppState, event: Event, transaction: Transaction) -> bool:
-    try:
-        transaction.run(lambda: insert_events(state, transaction, [event]))
-    except Exception:
-        log_failure("A click on the link %r could not be recorded.", event["code"])
-        return False
-    return True
 
 
 def _keep(state: AppState, request: Request, actor: Actor, event: Event) -> None:
     """Keep a click with its visitor, and the first one that is kept already."""
-    microseconds = (parse_time(event["time"]) - _EPOCH) // _MICROSECOND
-    clicks = [*_read(state, request, actor)[:1], _PART.join((event["id"], event["code"], str(microseconds)))]
+    clicks = [
+        _PART.join((each["id"], each["code"], str((parse_time(each["time"]) - _EPOCH) // _MICROSECOND)))
+        for each in (*_read(state, request, actor)[:1], event)
+    ]
     signature = new_signer(state.app, "pending").get_signature(_signed(actor, clicks)).decode()
     state.visitor_keys.set_pending(request, _NEXT.join((*clicks, signature)), actor.visitor_key)
 
@@ -89,11 +83,7 @@ def read_pending(state: AppState, request: Request | None, actor: Actor | Anonym
     if request is None or not actor or not has_pending(state, request):
         return ()
     # What a visitor did before the login is bound to the visitor key.
-    for owner in (Actor(None, actor.visitor_key), Actor(actor.user_id)):
-        clicks = _read(state, request, owner)
-        if clicks:
-            return [_event(click, owner) for click in clicks]
-    return ()
+    return _read(state, request, Actor(None, actor.visitor_key)) or _read(state, request, Actor(actor.user_id))
 
 
 def settle_pending(
@@ -106,24 +96,26 @@ def settle_pending(
         transaction.after_commit(partial(state.visitor_keys.drop_pending, t.cast(Request, request)))
 
 
-def _read(state: AppState, request: Request, owner: Actor) -> Sequence[str]:
-    """Return the clicks that are kept, if they are this owner's, and young enough."""
-    if owner.user_id is None and owner.visitor_key is None:
-        return ()
+def store_pending(state: AppState, request: Request | None, actor: Actor) -> None:
+    """Store these clicks as soon as the host's session has no transaction."""
+    events = read_pending(state, request, actor)
+    if events:
+        failure = "The clicks of the user who logged out could not be stored before the recorder's turn."
+        defer(state, t.cast(Request, request), partial(store_events, state, events), failure)
+
+
+def _read(state: AppState, request: Request, owner: Actor) -> Sequence[Event]:
+    """Return the events that are kept, if they are this owner's, and young enough."""
     *clicks, signature = (state.visitor_keys.get_pending(request) or "").split(_NEXT)
-    if not clicks or not new_signer(state.app, "pending").verify_signature(_signed(owner, clicks), signature):
+    if owner == Actor() or not new_signer(state.app, "pending").verify_signature(_signed(owner, clicks), signature):
         return ()
-    oldest = now() - _LIFETIME
-    return [click for click in clicks if _time(click) > oldest]
-
-
-def _event(click: str, owner: Actor) -> Event:
-    event_id, code, _ = click.split(_PART)
-    return new_event(event_id, code, _time(click), owner)
-
-
-def _time(click: str) -> datetime:
-    return _EPOCH + int(click.rpartition(_PART)[2]) * _MICROSECOND
+    events = []
+    for click in clicks:
+        event_id, code, microseconds = click.split(_PART)
+        time = _EPOCH + int(microseconds) * _MICROSECOND
+        if time > now() - _LIFETIME:
+            events.append(new_event(event_id, code, time, owner))
+    return events
 
 
 def _signed(actor: Actor, clicks: Sequence[str]) -> str:
