@@ -9,10 +9,10 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import (
     DynamicMapped,
     Mapped,
+    MappedColumn,
     Mapper,
     attributes,
     backref,
@@ -30,19 +30,33 @@ from .conditions import newest_first
 #: The longest user key of an app without a user model, in characters.
 MAX_USER_ID = 255
 
+#: The entry in the ``info`` of a column for which MariaDB needs a type of its own.
+_PRECISE = "flask_referrals.precise"
+
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-TIME = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+TIME = sa.DateTime(timezone=True)
 # SQLite has no decimals. A float of 14 digits returns what was stored.
 MONEY = sa.Numeric(14, 4).with_variant(sa.Float(asdecimal=True, decimal_return_scale=4), "sqlite")
 
 
-def exact(length: int) -> TypeEngine[str]:
-    """Return a type of text that is compared byte for byte. MariaDB's default takes 'a' and 'A' as equal."""
-    return sa.String(length).with_variant(mysql.VARCHAR(length, collation="utf8mb4_bin"), "mysql", "mariadb")
+def _precise(type_: TypeEngine[t.Any], **options: t.Any) -> MappedColumn[t.Any]:
+    """Return a column that MariaDB stores to the microsecond, or compares byte for byte: 'a' and 'A' differ."""
+    return mapped_column(type_, info={_PRECISE: True}, **options)
+
+
+def _set_precise_types(table: sa.Table) -> None:
+    """Set MariaDB's types. Its dialect is imported here, with the first model, because that takes some 8 ms."""
+    from sqlalchemy.dialects import mysql
+
+    for column in table.columns:
+        if column.info.pop(_PRECISE, False):
+            is_time, length = isinstance(column.type, sa.DateTime), getattr(column.type, "length", None)
+            variant = mysql.DATETIME(fsp=6) if is_time else mysql.VARCHAR(length, collation="utf8mb4_bin")
+            column.type = column.type.with_variant(variant, "mysql", "mariadb")
 
 
 class RecordColumns:
-    """Columns of both tables: a key, a time, a user, and the target that the row is about."""
+    """Columns of both tables."""
 
     __user_model__: t.ClassVar[type[t.Any] | None] = None
 
@@ -59,15 +73,14 @@ class RecordColumns:
 
     # The sort orders put these columns before those that a host adds, the key first.
     id: Mapped[int] = mapped_column(KEY, primary_key=True, sort_order=-3)
-    created_at: Mapped[datetime] = mapped_column(TIME, default=now, sort_order=-1)
-    target_type: Mapped[str | None] = mapped_column(exact(100), sort_order=-1)
-    target_id: Mapped[str | None] = mapped_column(exact(64), sort_order=-1)
+    created_at: Mapped[datetime] = _precise(TIME, default=now, sort_order=-1)
+    target_type: Mapped[str | None] = _precise(sa.String(100), sort_order=-1)
+    target_id: Mapped[str | None] = _precise(sa.String(64), sort_order=-1)
 
     @declared_attr
     def user_id(cls) -> Mapped[t.Any]:
-        """The user's key, of the type that it has in the host's user model."""
         if cls.__user_model__ is None:
-            return mapped_column(exact(MAX_USER_ID), nullable=True, sort_order=-1)
+            return _precise(sa.String(MAX_USER_ID), nullable=True, sort_order=-1)
         (key,) = sa.inspect(cls.__user_model__).primary_key
         if key.table.metadata is not cls.metadata:  # no foreign key leads into another database
             return mapped_column(key.type, nullable=True, sort_order=-1)
@@ -91,17 +104,15 @@ class RecordColumns:
 
 
 class ReferralColumns(RecordColumns):
-    """The columns of a referral."""
-
     __user_backref__: t.ClassVar[str | None] = "referral_codes"
 
-    code: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-2)
+    code: Mapped[str] = _precise(sa.String(64), unique=True, sort_order=-2)
     label: Mapped[str] = mapped_column(sa.String(100), default="", sort_order=-2)
     redirect_to: Mapped[str] = mapped_column(sa.String(2048), sort_order=-2)
     #: The digest of user, target and the two columns above, by which ``create`` finds the one row.
-    identity: Mapped[str] = mapped_column(exact(64), unique=True, sort_order=-2)
+    identity: Mapped[str] = _precise(sa.String(64), unique=True, sort_order=-2)
     #: From this time on the link still redirects but is no longer tracked.
-    expired_at: Mapped[datetime | None] = mapped_column(TIME, sort_order=-2)
+    expired_at: Mapped[datetime | None] = _precise(TIME, sort_order=-2)
 
     @declared_attr.directive
     def __table_args__(cls) -> t.Any:
@@ -116,36 +127,32 @@ class ReferralColumns(RecordColumns):
 
 
 class ResponseColumns(RecordColumns):
-    """The columns of a response."""
-
     __referral_model__: t.ClassVar[type[t.Any]]
 
     #: The visitor key. Never the id of a session.
-    session_key: Mapped[str | None] = mapped_column(exact(43), sort_order=-2)
-    action: Mapped[str] = mapped_column(exact(128), sort_order=-2)
+    session_key: Mapped[str | None] = _precise(sa.String(43), sort_order=-2)
+    action: Mapped[str] = _precise(sa.String(128), sort_order=-2)
     #: Whether this is a touch: a click, or what ``respond()`` recorded. Attribution chooses from touches.
     is_touch: Mapped[bool] = mapped_column(default=False, sort_order=-2)
     #: The reason code of an ignored response; ``None`` when it is counted.
-    ignored: Mapped[str | None] = mapped_column(exact(20), sort_order=-2)
+    ignored: Mapped[str | None] = _precise(sa.String(20), sort_order=-2)
     ip_address: Mapped[str | None] = mapped_column(sa.String(45), sort_order=-2)
     http_referrer: Mapped[str | None] = mapped_column(sa.String(1024), sort_order=-2)
     user_agent: Mapped[str | None] = mapped_column(sa.String(255), sort_order=-2)
-    key: Mapped[str | None] = mapped_column(exact(128), sort_order=-2)
+    key: Mapped[str | None] = _precise(sa.String(128), sort_order=-2)
     #: The digest of action and key; ``None`` without a key. Galera would take all rows without a key as equal under a
     #: unique key over both columns, and two clicks at the same time as a conflict.
-    identity: Mapped[str | None] = mapped_column(exact(64), unique=True, sort_order=-2)
+    identity: Mapped[str | None] = _precise(sa.String(64), unique=True, sort_order=-2)
     value: Mapped[Decimal | None] = mapped_column(MONEY, sort_order=-2)
     currency: Mapped[str | None] = mapped_column(sa.String(3), sort_order=-2)
     params: Mapped[dict[str, t.Any] | None] = mapped_column(sa.JSON(none_as_null=True), sort_order=-2)
 
     @declared_attr
     def referral_id(cls) -> Mapped[int]:
-        """The referral's key."""
         return mapped_column(sa.ForeignKey(cls.__referral_model__.id, ondelete="CASCADE"), sort_order=-2)
 
     @declared_attr
     def referral(cls) -> Mapped[t.Any]:
-        """The referral that was responded to."""
         back = backref(
             "responses",
             lazy="dynamic",
@@ -167,18 +174,25 @@ class ResponseColumns(RecordColumns):
 
 def new_total_table(referrals: sa.Table) -> sa.Table:
     """Declare the table of the rolled-up counts beside that of the referrals."""
-    return sa.Table(
+    total = sa.Table(
         f"{referrals.name}_total",
         referrals.metadata,
         sa.Column("id", KEY, primary_key=True),
         sa.Column("referral_id", sa.ForeignKey(referrals.c.id, ondelete="CASCADE")),
-        sa.Column("action", exact(128), nullable=False),
-        sa.Column("day", TIME, nullable=False),
+        sa.Column("action", sa.String(128), nullable=False, info={_PRECISE: True}),
+        sa.Column("day", TIME, nullable=False, info={_PRECISE: True}),
         sa.Column("count", KEY, nullable=False),
         sa.Index(None, "referral_id", "action", "day"),
         schema=referrals.schema,
         sqlite_autoincrement=True,
     )
+    _set_precise_types(total)
+    return total
+
+
+@event.listens_for(RecordColumns, "instrument_class", propagate=True)
+def _on_new_model(mapper: Mapper[t.Any], model: type[t.Any]) -> None:
+    _set_precise_types(t.cast(sa.Table, mapper.local_table))
 
 
 @event.listens_for(RecordColumns, "load", propagate=True)

@@ -19,7 +19,6 @@ from sqlalchemy.exc import IntegrityError
 from ..times import as_utc, now
 from .build import Models
 from .database import Database
-from .tables import TIME
 from .transactions import Transaction, open_transaction
 
 _DAY = timedelta(days=1)
@@ -122,7 +121,7 @@ def _roll_up(transaction: Transaction) -> int:
             sa.select(
                 responses.referral_id.label("referral_id"),
                 responses.action.label("action"),
-                sa.literal(end - _DAY, TIME).label("day"),
+                sa.literal(end - _DAY, total.c.day.type).label("day"),
                 sa.func.count().label("count"),
             )
             .where(responses.created_at >= start, responses.created_at < end, responses.ignored.is_(None))
