@@ -8,7 +8,7 @@ from werkzeug.wrappers import Request
 
 from .db.after_commit import call_when_ended
 from .db.database import Database
-from .db.transactions import ConnectionTransaction, Transaction, UnflushedTransaction, get_deadline, is_in_transaction
+from .db.transactions import ConnectionTransaction, HostTransaction, Transaction, get_deadline, is_in_transaction
 from .failures import log_failure
 from .state import AppState
 from .web.client import shares_app_context
@@ -37,7 +37,7 @@ class Deferred:
         """Do the work in the host's transaction, for somebody who reads in it. If it is rolled back, do it again."""
         if not self.is_done and is_in_transaction(self.database):
             self._finish()
-            transaction = UnflushedTransaction(self.database)
+            transaction = HostTransaction(self.database, flush=False)
             if self._try(transaction) and is_in_transaction(self.database):
                 self.is_done = False  # until the host commits
                 transaction.after_commit(self._finish)

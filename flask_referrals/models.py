@@ -13,7 +13,7 @@ from . import actions, credit, links, logins, reports
 from .actors import current_actor, user_key
 from .clicks import follow_query
 from .db.tables import RecordColumns, ReferralColumns, ResponseColumns
-from .db.transactions import OwnTransaction, UnflushedTransaction, is_in_transaction
+from .db.transactions import HostTransaction, OwnTransaction, is_in_transaction
 from .deferral import settle_deferred
 from .queue.pending import has_pending, settle_pending
 from .state import AppState, current_state
@@ -282,7 +282,7 @@ def _settled_actor(request: Request | None) -> tuple[AppState, Actor | Anonymous
     """Return the current state and who acts, after storing their pending clicks, which may earn the credit."""
     state, request = _start(request)
     database = state.database
-    transaction = UnflushedTransaction(database) if is_in_transaction(database) else OwnTransaction(database)
+    transaction = HostTransaction(database, flush=False) if is_in_transaction(database) else OwnTransaction(database)
     actor = current_actor(state, request)
     if has_pending(state, request):
         transaction.run(lambda: settle_pending(state, transaction, request, actor))

@@ -35,13 +35,12 @@ class _Waiting:
 
     def _end(self, session: Session, transaction: SessionTransaction) -> None:
         """Hand the callbacks of a released savepoint to the transaction around it; run those of the outermost one."""
-        callbacks = self.after_commit.pop(transaction, [])
         is_committed = self._committed is transaction
+        callbacks = self.after_commit.pop(transaction, []) if is_committed else []
         if transaction.parent is not None:
-            if is_committed and callbacks:
-                self.after_commit.setdefault(transaction.parent, []).extend(callbacks)
+            self.after_commit.setdefault(transaction.parent, []).extend(callbacks)
             return
-        callbacks = [*(callbacks if is_committed else ()), *self.when_ended]
+        callbacks += self.when_ended
         is_closing = not is_committed and not self._is_rolled_back
         self.after_commit, self.when_ended = {}, []
         self._committed, self._is_rolled_back = None, False
@@ -57,10 +56,9 @@ class _Waiting:
 
 
 def _waiting(session: Session) -> _Waiting:
-    waiting: _Waiting | None = session.info.get(WAITING)
-    if waiting is None:
-        waiting = session.info[WAITING] = _Waiting(session)
-    return waiting
+    if WAITING not in session.info:
+        session.info[WAITING] = _Waiting(session)
+    return t.cast(_Waiting, session.info[WAITING])
 
 
 def call_after_commit(session: Session, callback: Callback) -> None:
@@ -81,10 +79,10 @@ def is_closing(session: Session) -> bool:
 
 def commit(session: Session) -> Sequence[Callback]:
     """Commit a session. Return the callbacks that waited for this instead of calling them."""
-    if WAITING not in session.info:
+    waiting: _Waiting | None = session.info.get(WAITING)
+    if waiting is None:
         session.commit()
         return ()
-    waiting = _waiting(session)
     held: list[Callback] = []
     waiting.held = held
     try:

@@ -16,8 +16,7 @@ _INFO_KEY = "flask_referrals"
 class Query(t.Protocol):
     """A hashable value that names a statement and can build it."""
 
-    def build(self, models: "Models") -> t.Any:
-        """Build the statement."""
+    def build(self, models: "Models") -> t.Any: ...
 
 
 @dataclass(frozen=True)
@@ -49,21 +48,18 @@ class Models:
 
 @dataclass(frozen=True)
 class Base:
-    """The host's declarative base.
+    """The host's declarative base."""
 
-    :param metadata: remembers the models as long as the tables live: several apps on one database share them.
-    :param mappers: returns the mappers of all its models.
-    :param new_model: maps a new class, given its name, its mixin and its attributes.
-    """
-
+    #: Remembers the models as long as the tables live: several apps on one database share them.
     metadata: sa.MetaData
     mappers: Callable[[], Iterable[Mapper[t.Any]]]
+    #: Maps a new class, given its name, its mixin and its attributes.
     new_model: Callable[[str, type[t.Any], dict[str, t.Any]], type[t.Any]]
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The models that the host has named; ``None`` leaves the choice to :func:`get_models`."""
+    """The models that the host has named."""
 
     user: type[t.Any] | None = None
     referral: type[ReferralColumns] | None = None
@@ -71,11 +67,7 @@ class Choices:
 
 
 def get_models(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns], type[ResponseColumns]]) -> Models:
-    """Return the models of a database; build those that the host has not declared.
-
-    :param mixins: the classes that the new models are subclasses of.
-    :raises ConfigurationError: there are two candidates or two user models, or the models do not belong together.
-    """
+    """Return the models of a database; build those that the host has not declared, from the two mixins."""
     models: Models | None = base.metadata.info.get(_INFO_KEY)
     if models is None:
         models = base.metadata.info[_INFO_KEY] = _build(base, choices, mixins)
@@ -92,8 +84,7 @@ def get_models(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns]
 
 def bind_key(model: type[t.Any]) -> str | None:
     """Return the key of the bind that a model's table is on."""
-    key: str | None = sa.inspect(model).local_table.metadata.info.get("bind_key")
-    return key
+    return t.cast("str | None", sa.inspect(model).local_table.metadata.info.get("bind_key"))
 
 
 def _build(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns], type[ResponseColumns]]) -> Models:
@@ -108,17 +99,12 @@ def _build(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns], ty
                 f"{referral.__name__} and {response.__name__} are in two databases: give both the same __bind_key__."
             )
     user = _find_user_model(base, choices.user, referral, response)
+    attributes: dict[str, t.Any] = {"__user_model__": user}
     if referral is None:
-        attributes = {"__tablename__": "referral", "__user_model__": user}
-        referral = base.new_model("Referral", mixins[0], attributes)
+        referral = base.new_model("Referral", mixins[0], {"__tablename__": "referral"} | attributes)
     if response is None:
-        attributes = {
-            "__tablename__": "referral_response",
-            "__user_model__": user,
-            "__referral_model__": referral,
-            "__bind_key__": bind_key(referral),
-        }
-        response = base.new_model("ReferralResponse", mixins[1], attributes)
+        attributes |= {"__referral_model__": referral, "__bind_key__": bind_key(referral)}
+        response = base.new_model("ReferralResponse", mixins[1], {"__tablename__": "referral_response"} | attributes)
     total = new_total_table(t.cast(sa.Table, sa.inspect(referral).local_table))
     mapper = sa.inspect(response)
     return Models(referral, response, user, sa.inspect(referral).columns, mapper.columns, total, mapper)

@@ -9,22 +9,18 @@ from ..types import Actor, Anonymous
 
 Condition = sa.ColumnElement[bool]
 
-#: The parameters of the user and the visitor that a statement is about, and of the current time.
 USER: sa.BindParameter[t.Any] = sa.bindparam("user")
 VISITOR: sa.BindParameter[t.Any] = sa.bindparam("visitor")
 NOW: sa.BindParameter[t.Any] = sa.bindparam("now")
 
 
 def is_exactly(column: t.Any, value: t.Any) -> Condition:
-    """Tell the rows with a value.
-
-    Texts are compared with a character appended too: MariaDB's collations ignore trailing spaces.
-    """
-    if isinstance(column.type, sa.String):
-        if isinstance(value, str):
-            value = sa.literal(value, column.type)
-        return sa.and_(column == value, column.concat("|") == sa.type_coerce(value, column.type).concat("|"))
-    return t.cast(Condition, column == value)
+    """Tell the rows with a value. MariaDB's collations ignore trailing spaces, unless a character follows."""
+    if not isinstance(column.type, sa.String):
+        return t.cast(Condition, column == value)
+    if isinstance(value, str):
+        value = sa.literal(value, column.type)
+    return sa.and_(column == value, column.concat("|") == sa.type_coerce(value, column.type).concat("|"))
 
 
 def made_by(responses: t.Any, *, has_user: bool, has_visitor: bool) -> Condition:
@@ -37,7 +33,7 @@ def made_by(responses: t.Any, *, has_user: bool, has_visitor: bool) -> Condition
 
 
 def actor_parameters(actor: Actor | Anonymous) -> dict[str, t.Any]:
-    """Return the parameters of :func:`made_by` for an actor."""
+    """Return the parameters of :func:`made_by`."""
     keys = {"user": actor.user_id, "visitor": actor.visitor_key}
     return {name: key for name, key in keys.items() if key is not None}
 
@@ -66,12 +62,12 @@ def is_credited(responses: t.Any) -> Condition:
 
 
 def is_active(referrals: t.Any) -> Condition:
-    """Tell the referrals that have not expired; the time is a parameter."""
+    """Tell the referrals that have not expired."""
     return sa.or_(referrals.expired_at.is_(None), referrals.expired_at > NOW)
 
 
 def own_reason(referrals: t.Any) -> sa.ColumnElement[t.Any]:
-    """Return the reason code of a response by the referral's own owner; the user is a parameter."""
+    """Return the reason code of a response by the referral's own owner."""
     return sa.case((is_exactly(referrals.user_id, USER), "self"))
 
 
@@ -81,5 +77,4 @@ def oldest_first(responses: t.Any) -> Sequence[sa.ColumnElement[t.Any]]:
 
 
 def newest_first(responses: t.Any) -> Sequence[sa.ColumnElement[t.Any]]:
-    """Order by time, the latest first."""
     return responses.created_at.desc(), responses.id.desc()

@@ -15,18 +15,16 @@ from .build import Base, Models, bind_key
 
 @dataclass(frozen=True)
 class Database:
-    """What ``init_app`` found out about the host's database.
-
-    :param get_engines: returns the engines by the keys of their binds.
-    :param plain_get_bind: the ``get_bind`` of sessions that choose an engine by the bind of a table only.
-    :param log_failure: logs the exception that is being handled, under a message with placeholders.
-    """
+    """What ``init_app`` found out about the host's database."""
 
     base: Base
     models: Models
     sessions: scoped_session[t.Any]
+    #: Returns the engines by the keys of their binds.
     get_engines: Callable[[], Mapping[str | None, sa.Engine]]
+    #: The ``get_bind`` of sessions that choose an engine by the bind of a table only.
     plain_get_bind: Callable[..., t.Any]
+    #: Logs the exception that is being handled, under a message with placeholders.
     log_failure: Callable[..., None]
 
     @property

@@ -25,11 +25,7 @@ def stored_key(obj: t.Any) -> t.Any:
 
 
 def primary_key(obj: t.Any, field: str) -> t.Any:
-    """Return the primary key of a host's object; a pending one is flushed first.
-
-    :raises InvalidValueError: it is not an instance of a model with a primary key of one column, or is neither in the
-        database nor in a session; ``field`` is the argument in the message.
-    """
+    """Return the primary key of a host's object; a pending one is flushed first. ``field`` is for error messages."""
     state = sa.inspect(obj, raiseerr=False)
     if not isinstance(state, sa.orm.InstanceState):
         raise InvalidValueError(field, f"must be an instance of a model, not {type(obj).__name__}")
@@ -51,14 +47,12 @@ def parse_key(model: type[t.Any], text: str, dialect: str) -> t.Any:
         return text
     except (ValueError, OverflowError):
         return None
-    if isinstance(key, int):
-        if str(key) != text:
-            return None  # Python reads "7_0" as 70
-        # PostgreSQL raises for a number that is too large for the column, sqlite3 for one of more than 8 bytes.
-        is_long = isinstance(key_type, sa.BigInteger) or dialect == "sqlite"
-        if key.bit_length() > (63 if is_long else 31):
-            return None
-    return key
+    if not isinstance(key, int):
+        return key
+    # PostgreSQL raises for a number that is too large for the column, sqlite3 for one of more than 8 bytes.
+    is_long = isinstance(key_type, sa.BigInteger) or dialect == "sqlite"
+    is_possible = key.bit_length() <= (63 if is_long else 31)
+    return key if is_possible and str(key) == text else None  # Python reads "7_0" as 70
 
 
 def existing_users(transaction: Transaction, user_ids: set[t.Any]) -> set[t.Any]:
@@ -76,16 +70,12 @@ def user_exists(models: Models, user_id: t.Any) -> list[sa.ColumnElement[bool]]:
 
 
 def _user_column(models: Models) -> t.Any:
-    """Return the key of the user model, or ``None`` without one or with one in another database."""
     key = sa.inspect(models.user).primary_key[0] if models.user is not None else None
     return key if key is not None and key.table.metadata is models.response_table.metadata else None
 
 
 def digest(*parts: t.Any) -> str:
-    """Return the unique hash of a row's identity columns.
-
-    One NOT NULL column holds it: a unique key over nullable columns lets equal rows in on every database.
-    """
+    """Return the unique hash of a row's identity columns."""
     canonical = json.dumps([part if part is None else str(part) for part in parts])
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -6,6 +6,7 @@ Whatever decides something, such as credit or which rows are changed, never read
 import typing as t
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -14,15 +15,13 @@ from sqlalchemy.orm.attributes import set_committed_value
 from .database import Database
 
 
+@dataclass(frozen=True)
 class Reports:
-    """Reads reports.
+    """Reads reports."""
 
-    :param bind: the key of the replica's bind; ``None`` reads in the host's session.
-    """
-
-    def __init__(self, database: Database, bind: str | None) -> None:
-        self._database = database
-        self._bind = bind
+    _database: Database
+    #: The key of the replica's bind; ``None`` reads in the host's session.
+    _bind: str | None
 
     @contextmanager
     def rows(self, select: sa.Executable) -> Iterator[sa.Result[t.Any]]:
@@ -36,9 +35,9 @@ class Reports:
                 yield session.execute(select)
 
     def objects(self, select: sa.Select[t.Any]) -> Sequence[t.Any]:
-        """Return the objects of a select of one model, or the values of one column. They belong to the host's session.
+        """Return the objects of a select of one model, or the values of one column.
 
-        The host's session keeps its own object of a row that it has already, as it is.
+        They belong to the host's session, which keeps its own object of a row as it is.
         """
         if self._bind is None:
             return self._database.objects(select)
@@ -50,10 +49,9 @@ class Reports:
 
     @contextmanager
     def _replica(self, bind: str) -> Iterator[Session]:
-        """Yield a session of the extension's own that sends everything to the replica.
+        """Yield a session that sends everything to the replica.
 
-        In the host's session the replica would be a part of its transaction: held until its end, which delays what the
-        replica replays, and able to fail the host's COMMIT.
+        In the host's session the replica's transaction would last as long as the host's, and could fail its COMMIT.
         """
         engine = self._database.get_engines()[bind]
         with self._database.new_session() as session:

@@ -1,11 +1,9 @@
-"""How a response is written: without an ORM object, in one statement where the database can.
+"""How a response is written: without an ORM object, by a statement that also chooses the referral.
 
-The statement also chooses the referral. PostgreSQL and SQLite choose and write in one INSERT … SELECT. Other databases
-need a SELECT and an INSERT.
+PostgreSQL and SQLite choose and write in one INSERT … SELECT. Other databases need a SELECT and an INSERT.
 """
 
 import typing as t
-from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -20,11 +18,9 @@ _IDENTIFYING = ("action", "is_touch", "session_key", "user_id", "created_at")
 
 
 class Choice(t.NamedTuple):
-    """How the referral of a response is chosen.
+    """How the referral of a response is chosen."""
 
-    :param query: selects ``referral_id`` and ``ignored``, the reason code of a response to it.
-    """
-
+    #: Selects ``referral_id`` and ``ignored``, the reason code of a response to it.
     query: Query
     parameters: dict[str, t.Any]
 
@@ -41,13 +37,12 @@ def new_row(
     action: str, actor: Actor | Anonymous, description: dict[str, str | None], *, is_touch: bool, **more: t.Any
 ) -> dict[str, t.Any]:
     """Return the columns of a new response that have a value, without those that depend on its referral."""
-    created_at: datetime = now()
     row = {
         "action": action,
         "is_touch": is_touch,
         "session_key": actor.visitor_key,
         "user_id": actor.user_id,
-        "created_at": created_at,
+        "created_at": now(),
         **description,
         **more,
     }
@@ -61,28 +56,25 @@ def insert_response(transaction: Transaction, choice: Choice, row: dict[str, t.A
 
     :param row: all other columns, by the names of their attributes.
     """
-    models, database = transaction.database.models, transaction.database
+    database, kind = transaction.database, choice.query.__class__
     if database.can_insert_selected:
-        statement = get_statement(
-            models, _InsertChosen(choice.query.__class__, choice.query, database.dialect, tuple(row))
-        )
+        statement = get_statement(database.models, _InsertChosen(kind, choice.query, database.dialect, tuple(row)))
         values = {f"new_{name}": value for name, value in row.items()}
         inserted = transaction.execute(statement, values | choice.parameters).first()
         stored = Stored(*inserted) if inserted is not None else None
     else:
-        chosen = transaction.execute(
-            get_statement(models, _SelectChosen(choice.query.__class__, choice.query)), choice.parameters
-        ).first()
+        statement = get_statement(database.models, _SelectChosen(kind, choice.query))
+        chosen = transaction.execute(statement, choice.parameters).first()
         stored = _insert(transaction, chosen, row) if chosen is not None else None
     transaction.has_written |= stored is not None
     return stored
 
 
 def _insert(transaction: Transaction, chosen: t.Any, row: dict[str, t.Any]) -> Stored:
-    columns = transaction.database.models.responses
-    values = {columns[name].key: value for name, value in row.items()}
-    values |= {columns.referral_id.key: chosen.referral_id, columns.ignored.key: chosen.ignored}
-    result = transaction.execute(get_statement(transaction.database.models, _Insert()), values)
+    models = transaction.database.models
+    row = row | {"referral_id": chosen.referral_id, "ignored": chosen.ignored}
+    values = {models.responses[name].key: value for name, value in row.items()}
+    result = transaction.execute(sa.insert(models.response_table), values)
     return Stored(result.inserted_primary_key[0], chosen.ignored, chosen.redirect_to)
 
 
@@ -98,17 +90,10 @@ def find_response(transaction: Transaction, row: dict[str, t.Any], code: str | N
     return Stored(*found) if found is not None else None
 
 
-class _Insert(t.NamedTuple):
-    """Insert a row."""
-
-    def build(self, models: Models) -> sa.Insert:
-        return sa.insert(models.response_table)
-
-
 class _SelectChosen(t.NamedTuple):
     """Select the chosen referral, and where it leads."""
 
-    kind: type[t.Any]
+    kind: type[t.Any]  # without the class, queries of two classes could be equal
     query: Query
 
     def build(self, models: Models) -> t.Any:
@@ -116,10 +101,7 @@ class _SelectChosen(t.NamedTuple):
 
 
 class _InsertChosen(t.NamedTuple):
-    """Insert a response to the chosen referral. Return its key, its reason code, and where the referral leads.
-
-    :param kind: the class of the query: without it, queries of two classes could be equal.
-    """
+    """Insert a response to the chosen referral. Return its key, its reason code, and where the referral leads."""
 
     kind: type[t.Any]
     query: Query
@@ -141,8 +123,6 @@ class _InsertChosen(t.NamedTuple):
 
 
 class _FindRow(t.NamedTuple):
-    """Select a row by the columns that tell it from all others."""
-
     names: tuple[str, ...]
     has_code: bool
 
@@ -154,7 +134,5 @@ class _FindRow(t.NamedTuple):
         ]
         if self.has_code:
             same.append(referrals.code == sa.bindparam("code"))
-        found = sa.select(responses.id, responses.ignored, referrals.redirect_to)
-        return found.join_from(responses.id.table, referrals.id.table, responses.referral_id == referrals.id).where(
-            *same
-        )
+        found = sa.select(responses.id, responses.ignored, referrals.redirect_to).where(*same)
+        return found.join_from(responses.id.table, referrals.id.table, responses.referral_id == referrals.id)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from functools import cached_property
+from operator import attrgetter
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -28,15 +29,16 @@ RETRY_SECONDS = 1.0
 #: The longest pause before the second attempt, in seconds. It doubles with each further one.
 FIRST_PAUSE = 0.01
 
-# Errors by which a database gives up one transaction for another, so that a retry may succeed. SQL standard and
-# PostgreSQL: serialization failure and deadlock. MariaDB: deadlock, lock wait timeout, changed record, and a savepoint
-# that was lost with its transaction. SQLite: a snapshot that is too old to be written to.
+# SQL standard and PostgreSQL: serialization failure and deadlock. MariaDB: deadlock, lock wait timeout, changed record,
+# and a savepoint that was lost with its transaction. SQLite: a snapshot that is too old to be written to.
 _CONFLICT_STATES = {"40001", "40P01"}
 _CONFLICT_NUMBERS = {1213, 1205, 1020, 1305}
 _SQLITE_BUSY_SNAPSHOT = 517
 
-# Events by which a host follows what its sessions do. With a listener for one, clicks go through a session too.
-_EVENTS = ("after_begin", "after_transaction_create", "do_orm_execute", "before_commit", "after_commit")
+# Listeners by which a host follows what its sessions do. If there is one, clicks go through a session too.
+_get_listeners = attrgetter(
+    "after_begin", "after_transaction_create", "do_orm_execute", "before_commit", "after_commit"
+)
 
 _NO_SAVEPOINT: AbstractContextManager[t.Any] = nullcontext()
 
@@ -49,7 +51,7 @@ def is_transient(error: BaseException) -> bool:
     return (
         error.connection_invalidated
         or (getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)) in _CONFLICT_STATES
-        or (cause.args[0] if cause.args else None) in _CONFLICT_NUMBERS
+        or not _CONFLICT_NUMBERS.isdisjoint(cause.args[:1])
         or getattr(cause, "sqlite_errorcode", None) == _SQLITE_BUSY_SNAPSHOT
     )
 
@@ -66,10 +68,7 @@ def is_in_transaction(database: Database) -> bool:
 
 
 def get_statement(models: Models, query: Query) -> t.Any:
-    """Return the statement of a query, built on its first use.
-
-    Building takes some 5 ms, storing a click 0.3 ms (SQLite in memory, Python 3.11).
-    """
+    """Return the statement of a query. It is built once, because that takes longer than to store a click."""
     key = query.__class__, query  # queries are tuples, which are equal if their values are
     statement = models.statements.get(key)
     if statement is None:
@@ -79,18 +78,16 @@ def get_statement(models: Models, query: Query) -> t.Any:
 
 @dataclass(eq=False)
 class Transaction:
-    """A transaction to read and write in. Make it before anything else is read: it notes whose transaction runs.
-
-    :param has_written: set by whatever writes a row. Without it there is nothing to commit.
-    """
+    """A transaction to read and write in. Make it before anything else is read: it notes whose transaction runs."""
 
     database: Database
     _: KW_ONLY
+    #: Set by whatever writes a row. Without it there is nothing to commit.
     has_written: bool = False
 
     @cached_property
     def session(self) -> Session:
-        """The session of the work."""
+        """The host's session."""
         return t.cast(Session, self.database.sessions())
 
     @property
@@ -109,7 +106,6 @@ class Transaction:
     def run(self, work: Work[T], find: Find[T] | None = None, *, on_failure: Callback | None = None) -> T:
         """Do a piece of work, commit it if that is asked for, and then call what waits for the commit.
 
-        :param work: does it; called again when the transaction is retried.
         :param find: looks for the result before a retry after a lost connection, for the work may have been committed.
         :param on_failure: called while a database error is handled. Unless it raises, the result is ``None``.
         """
@@ -128,11 +124,7 @@ class Transaction:
         return self.session.begin_nested()
 
     def lock(self) -> None:
-        """Take SQLite's write lock before anything is read: a reader cannot always become a writer there.
-
-        sqlite3 begins a transaction at the first write only. A savepoint before that would be the transaction, and its
-        release a commit.
-        """
+        """Take SQLite's write lock before anything is read: a reader cannot always become a writer there."""
         if self.database.dialect.name == "sqlite":
             connection = self.connection
             driver_connection = connection.connection.dbapi_connection
@@ -146,13 +138,11 @@ class Transaction:
     def get_or_insert(
         self, select: sa.Select[t.Any], find: Callable[[t.Any], T | None], insert: Work[T], *, attempts: int
     ) -> tuple[T, bool]:
-        """Return the row that is found, or the one inserted for it: one row, however many callers race.
+        """Return the row that a select by a unique key finds, or the one inserted for it, and whether it is new.
 
-        :param select: selects the row by a unique key.
-        :param find: returns what a select finds: this one, or the same with a lock.
+        There is one row, however many callers race.
+
         :param attempts: how many rows are tried when another unique key of theirs is taken.
-        :return: the row, and whether it is new.
-        :raises IntegrityError: the last attempt failed for another reason than this key.
         """
         with self.read():
             found = find(select)
@@ -167,26 +157,36 @@ class Transaction:
                 # A locking read: MariaDB's snapshot may be older than the row that was in the way.
                 found = find(select.with_for_update(read=True))
                 if found is None and attempts == 0:
-                    raise
+                    if self.leave_snapshot():
+                        found = find(select)
+                    if found is None:
+                        raise
         return found, False
+
+    def leave_snapshot(self) -> bool:
+        """End the host's transaction, if the call is to commit it, to see newer rows. Return whether it was ended."""
+        return False
 
 
 @dataclass(eq=False)
 class HostTransaction(Transaction):
-    """Work in a transaction of the host's: never repeated, with a savepoint around each write.
-
-    :param commit: commit the host's session at the end of the work.
-    """
+    """Work in a transaction of the host's: never repeated, with a savepoint around each write."""
 
     _: KW_ONLY
+    #: Whether to commit the host's session at the end of the work.
     commit: bool = False
+    #: Whether to flush what the host has pending, so that its errors reach the host unchanged. Otherwise nothing
+    #: flushes it, and a savepoint is around all of the work.
+    flush: bool = True
 
     def run(self, work: Work[T], find: Find[T] | None = None, *, on_failure: Callback | None = None) -> T:
-        self.session.flush()  # errors in the host's own changes reach the host unchanged
+        if self.flush:
+            self.session.flush()
         hosts = self.session.get_transaction()
         is_logged = False
         try:
-            result = work()
+            with _NO_SAVEPOINT if self.flush else self.write():
+                result = work()
         except SQLAlchemyError:
             recover(self.database)
             is_lost = hosts is not None and self.session.get_transaction() is not hosts
@@ -215,23 +215,16 @@ class HostTransaction(Transaction):
         # PostgreSQL accepts nothing more after an error.
         return self.connection.begin_nested() if self.database.dialect.name == "postgresql" else _NO_SAVEPOINT
 
+    def savepoint(self) -> AbstractContextManager[t.Any]:
+        return self.session.begin_nested() if self.flush else self.connection.begin_nested()
+
     def after_commit(self, callback: Callback) -> None:
         call_after_commit(self.session, self.database.guard(callback))
 
-    def get_or_insert(
-        self, select: sa.Select[t.Any], find: Callable[[t.Any], T | None], insert: Work[T], *, attempts: int
-    ) -> tuple[T, bool]:
-        try:
-            return super().get_or_insert(select, find, insert, attempts=attempts)
-        except IntegrityError:
-            # Under REPEATABLE READ the host's snapshot may be older than the row that is in the way.
-            if not self.commit:
-                raise
+    def leave_snapshot(self) -> bool:
+        if self.commit:
             self._commit_session()
-            found = find(select)
-            if found is None:
-                raise
-            return found, False
+        return self.commit
 
 
 @dataclass(eq=False)
@@ -239,12 +232,10 @@ class OwnTransaction(Transaction):
     """Work in a transaction that the extension begins and ends. It is retried after a conflict or a lost connection.
 
     It runs in the host's session, which had no transaction.
-
-    :param deadline: how long SQLite waits for locks at most, as a time of ``time.monotonic()``. Servers have settings
-        for that.
     """
 
     _: KW_ONLY
+    #: How long SQLite waits for locks at most, as a time of ``time.monotonic()``. Servers have settings for that.
     deadline: float = math.inf
 
     _callbacks: list[Callback] = field(default_factory=list)
@@ -272,12 +263,11 @@ class OwnTransaction(Transaction):
         return result
 
     def _attempt(self, work: Work[T], find: Find[T] | None) -> T:
-        found = find() if find is not None else None
-        if found is None and self.deadline != math.inf and self.database.dialect.name == "sqlite":
-            with _limit_waiting(self.connection, self.deadline):
+        is_limited = self.deadline != math.inf and self.database.dialect.name == "sqlite"
+        with _limit_waiting(self.connection, self.deadline) if is_limited else _NO_SAVEPOINT:
+            found = find() if find is not None else None
+            if found is None:
                 found = work()
-        elif found is None:
-            found = work()
         if WAITING in self.session.info:
             self._callbacks += commit(self.session)
         else:
@@ -305,12 +295,11 @@ class ConnectionTransaction(OwnTransaction):
     """An own transaction on a connection of its own, which the host's session knows nothing of.
 
     Where the host's sessions route statements or have listeners, it is a session of the host's kind.
-
-    :param is_single: the work is one statement, which PostgreSQL can commit by itself: BEGIN and COMMIT are a way to
-        the server and back, each.
     """
 
     _: KW_ONLY
+    #: Whether the work is one statement, which PostgreSQL can commit by itself: BEGIN and COMMIT are a way to the
+    #: server and back, each.
     is_single: bool = False
 
     _carrier: t.Any = None
@@ -330,22 +319,15 @@ class ConnectionTransaction(OwnTransaction):
         return t.cast("AbstractContextManager[t.Any]", self._carrier.begin_nested())
 
     def _attempt(self, work: Work[T], find: Find[T] | None) -> T:
-        carrier = self._carrier = self._open()
-        try:
+        self._carrier = self._open()
+        is_limited = self.deadline != math.inf and self.database.dialect.name == "sqlite"
+        with self._carrier, _limit_waiting(self.connection, self.deadline) if is_limited else _NO_SAVEPOINT as shorten:
             found = find() if find is not None else None
-            if self.deadline == math.inf or self.database.dialect.name != "sqlite":
-                found = work() if found is None else found
-                carrier.commit()
-            else:
-                with _limit_waiting(self.connection, self.deadline) as shorten:
-                    found = work() if found is None else found
-                    shorten()  # a COMMIT waits for readers
-                    carrier.commit()
-        except BaseException:
-            carrier.rollback()
-            raise
-        finally:
-            carrier.close()
+            if found is None:
+                found = work()
+            if shorten is not None:
+                shorten()  # a COMMIT waits for readers
+            self._carrier.commit()
         return found
 
     def _open(self) -> t.Any:
@@ -353,9 +335,8 @@ class ConnectionTransaction(OwnTransaction):
         probe = database.probes.get(factory.class_)
         if probe is None:
             probe = database.probes[factory.class_] = factory()
-        listeners: t.Any = probe.dispatch
         is_routed = factory.class_.get_bind is not database.plain_get_bind
-        if is_routed or any([len(getattr(listeners, name)) for name in _EVENTS]):
+        if is_routed or any(_get_listeners(probe.dispatch)):
             return database.new_session()
         connection = database.get_engines()[database.bind_key].connect()
         if self.is_single and database.dialect.name == "postgresql":
@@ -363,7 +344,6 @@ class ConnectionTransaction(OwnTransaction):
         return connection
 
     def roll_back(self) -> None:
-        """Roll back all of the work."""
         if self._carrier is not None:
             self._carrier.rollback()
 
@@ -423,25 +403,7 @@ def object_handle(session: Session, model: type[T], key: int) -> T:
 
 
 def open_transaction(database: Database, *, commit: bool) -> HostTransaction | OwnTransaction:
-    """Return the transaction of a call in the host's session.
-
-    It is the extension's own if the host's session has none and the call is to commit, else the host's.
-    """
+    """Return the extension's own transaction if the host's session has none and the call is to commit."""
     if commit and not is_in_transaction(database):
         return OwnTransaction(database)
     return HostTransaction(database, commit=commit)
-
-
-class UnflushedTransaction(HostTransaction):
-    """Work in a transaction of the host's without flushing what the host has pending."""
-
-    def run(self, work: Work[T], find: Find[T] | None = None, *, on_failure: Callback | None = None) -> T:
-        try:
-            with self.write():
-                return work()
-        except BaseException:
-            recover(self.database)
-            raise
-
-    def savepoint(self) -> AbstractContextManager[t.Any]:
-        return self.connection.begin_nested()
