@@ -2,12 +2,12 @@
 
 import math
 import typing as t
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 
 import sqlalchemy as sa
-from werkzeug.wrappers import Request
+from werkzeug.wrappers import Request, Response
 
 from .actors import current_user, user_key
 from .db.build import Models
@@ -26,12 +26,14 @@ from .db.transactions import (
 from .deferral import defer
 from .delivery import send_after_commit
 from .failures import log_failure
+from .links import LinkQuery, choose_link, link_parameters
 from .queue.pending import hand_over
 from .signals import response_recorded
 from .state import AppState
 from .times import now
-from .types import ANONYMOUS, CLICK, CODE, Actor, Anonymous, storable
+from .types import ANONYMOUS, CLICK, Actor, Anonymous, storable
 from .web.client import arguments, description, ignored_reason, is_prefetch, opts_out
+from .web.codes import find_codes, read_values
 from .web.visitor_key import new_key
 
 _MAX_MARK = 100
@@ -75,20 +77,12 @@ class ClickQuery(t.NamedTuple):
         return chosen.where(ignored.is_(None)) if self.is_counted_only and reasons else chosen
 
 
-class LinkQuery(t.NamedTuple):
-    """Select where the link with a code leads, its owner, and whether it is active."""
-
-    def build(self, models: Models) -> t.Any:
-        referrals = models.referrals
-        columns = (referrals.redirect_to, referrals.user_id, is_active(referrals).label("is_active"))
-        return sa.select(*columns).where(referrals.code == sa.bindparam("code"))
-
-
-def follow_link(state: AppState, request: Request, code: str) -> t.Any:
+def follow_link(state: AppState, request: Request, codes: Sequence[str]) -> t.Any:
     """Record a click on a link. Return a row with its ``redirect_to``, or ``None`` if there is no such link.
 
     Failures to record are logged and do not reach the visitor.
 
+    :param codes: the codes that the request may mean, the most likely one first.
     :raises Exception: the link cannot be read.
     """
     database = state.database
@@ -102,41 +96,50 @@ def follow_link(state: AppState, request: Request, code: str) -> t.Any:
         # Only the user has been read in it.
         transaction = OwnTransaction(database, deadline=deadline)
     if state.recorder is not None:
-        return _follow_queued(state, request, code, (visitor, actor, reason), deadline)
+        return _follow_queued(state, request, codes, (visitor, actor, reason), deadline)
     try:
         client = description(request, state.settings, state.hooks)
     except Exception:
         log_failure("Could not describe the client of a click; recorded without a description.")
         client = {}
     row = new_row(CLICK, actor, client, is_touch=True, params=_campaign(state, request))
-    record = partial(_record, state, code, _choose(state, code, visitor, reason), row)
+    record = partial(_record, state, visitor, reason, row)
     key = actor.visitor_key if actor.user_id is None else None
     if transaction is None:
-        link = _read_link(state, code, deadline)
+        link = _read_link(state, codes, deadline)
         if link is not None and link.is_active:
-            failure = "A click on the link %r could not be recorded."
-            defer(state, request, record, failure, code, timeout=state.settings.lock_timeout)
+            failure, timeout = "A click on the link %r could not be recorded.", state.settings.lock_timeout
+            defer(state, request, partial(record, link.code), failure, link.code, timeout=timeout)
             # The response may be complete by then. A key that nothing is stored under does no harm.
             if key is not None:
                 state.visitor_keys.set(request, key)
         return link
+    stored = link = None
     try:
-        stored = record(transaction)
+        stored = record(codes[0], transaction)
+        if stored is None:
+            link = _read_link(state, codes, deadline)
+            if link is not None and link.is_active and link.code != codes[0]:
+                stored = record(link.code, transaction)
         if stored is not None and stored.ignored is None and key is not None:
             state.visitor_keys.set(request, key)
     except Exception:
-        link = _read_link(state, code, deadline)
+        link = link or _read_link(state, codes, deadline)
         if link is not None:
-            log_failure("A click on the link %r could not be recorded.", code)
-        return link
-    return stored or _read_link(state, code, deadline)
+            log_failure("A click on the link %r could not be recorded.", link.code)
+    return stored or link
 
 
 def _record(
-    state: AppState, code: str, choice: Choice, row: dict[str, t.Any], transaction: Transaction
+    state: AppState,
+    visitor: Actor | Anonymous,
+    reason: str | None,
+    row: dict[str, t.Any],
+    code: str,
+    transaction: Transaction,
 ) -> Stored | None:
     """Store a click. Return ``None`` if its link does not exist, has expired, or ignored clicks are dropped."""
-    announced = partial(_announced, state, transaction)
+    choice, announced = _choose(state, code, visitor, reason), partial(_announced, state, transaction)
     insert, find = partial(insert_response, transaction, choice, row), partial(find_response, transaction, row, code)
     return transaction.run(partial(announced, insert), partial(announced, find))
 
@@ -148,44 +151,71 @@ def _announced(state: AppState, transaction: Transaction, store: Callable[[], St
     return stored
 
 
-def _follow_queued(state: AppState, request: Request, code: str, who: _Who, deadline: float) -> t.Any:
+def _follow_queued(state: AppState, request: Request, codes: Sequence[str], who: _Who, deadline: float) -> t.Any:
     """Hand a click to the recorder, also when the link cannot be read: it may exist."""
     visitor, actor, reason = who
-    record = partial(hand_over, state, request, code, actor)
-    params = _campaign(state, request)
+    record = partial(hand_over, state, request, actor=actor, params=_campaign(state, request))
     try:
-        link = _read_link(state, code, deadline)
+        link = _read_link(state, codes, deadline)
     except Exception:
-        record(reason, params)
+        record(codes[0], ignored=reason)
         raise
     if link is not None and link.is_active:
         # The event of somebody who opts out does not say who it is.
         is_own = opts_out(request, state.settings) and visitor.user_id is not None and visitor.user_id == link.user_id
-        record("self" if reason is None and is_own else reason, params)
+        record(link.code, ignored="self" if reason is None and is_own else reason)
     return link
 
 
-def follow_query(state: AppState, request: Request | None) -> None:
+def is_page(request: Request, response: Response | None = None) -> bool:
+    """Return whether a code in the query of a request counts: it is for a page, not for a file or a link.
+
+    :param response: tells pages that no view makes, such as those of a single-page app: its 404 handler answers.
+    """
+    endpoint: str | None = getattr(request, "endpoint", None)
+    if request.method != "GET" or (endpoint or "").startswith("referrals."):
+        return False
+    if endpoint is None or endpoint.rpartition(".")[2] == "static":
+        return response is not None and response.status_code < 400 and response.mimetype == "text/html"
+    return True
+
+
+def follow_query(state: AppState, request: Request | None, response: Response | None = None) -> None:
     """Record the click of a page that was requested with a code in its query, once.
 
-    It is called when something asks who acts, or else after the view: by then the host's preprocessing is over. An
-    argument that is not a code of this site is left alone: other sites add arguments of their own.
+    It is called when something asks who acts, or else after the view: by then the host's preprocessing is over. The
+    first value that is a code of this site is followed: other sites add arguments of their own.
     """
-    if request is None or not state.settings.query_param or _FOLLOWED in request.environ or not request.query_string:
+    if request is None or not request.query_string or _FOLLOWED in request.environ or not is_page(request, response):
         return
     request.environ[_FOLLOWED] = True
-    endpoint: str | None = getattr(request, "endpoint", None)
-    if request.method != "GET" or endpoint is None:
+    if is_prefetch(request):
         return
-    given = arguments(request)
-    code = next((given[name] for name in state.settings.query_param if name in given), "")
-    is_page = not endpoint.startswith("referrals.") and endpoint.rpartition(".")[2] != "static"
-    if not is_page or not CODE.fullmatch(code) or is_prefetch(request):
-        return
+    for codes in _query_codes(state, request):
+        try:
+            if follow_link(state, request, codes) is not None:
+                return
+        except Exception:
+            log_failure("Could not read the link %r.", codes[0])
+            return
+
+
+def _query_codes(state: AppState, request: Request) -> Iterator[Sequence[str]]:
+    """Yield the codes that each value in a page's query may stand for."""
+    query = request.query_string.decode(errors="replace")
+    for value in read_values(query, state.settings.query_param):
+        codes = find_codes(value, state.settings)
+        if codes:
+            yield codes
+
+
+def has_link(state: AppState, request: Request) -> bool:
+    """Return whether a page's query has a code of this site. An error is logged and means no."""
     try:
-        follow_link(state, request, code)
+        return any(_read_link(state, codes) is not None for codes in _query_codes(state, request))
     except Exception:
-        log_failure("Could not read the link %r.", code)
+        log_failure("Could not read the link of a page.")
+        return False
 
 
 def _identify(state: AppState, request: Request, *, was_idle: bool) -> _Who:
@@ -225,30 +255,30 @@ def _choose(state: AppState, code: str, visitor: Actor | Anonymous, reason: str 
     return Choice(query, parameters)
 
 
-def _read_link(state: AppState, code: str, deadline: float = math.inf) -> t.Any:
-    """Return the row of a link, or ``None`` if there is none with this code."""
+def _read_link(state: AppState, codes: Sequence[str], deadline: float = math.inf) -> t.Any:
+    """Return the row of the link that some codes may stand for, or ``None``."""
     database = state.database
-    statement, parameters = get_statement(database.models, LinkQuery()), {"code": code, "now": now()}
-    transaction: HostTransaction | OwnTransaction = HostTransaction(database)
+    statement, parameters = get_statement(database.models, LinkQuery()), link_parameters(codes)
     if is_in_transaction(database):
+        hosts = HostTransaction(database)
         try:
-            with transaction.read():
-                return transaction.execute(statement, parameters).one_or_none()
+            with hosts.read():
+                return choose_link(hosts.execute(statement, parameters).all(), codes)
         except Exception:
             recover(database)
             if is_in_transaction(database):
                 raise
     transaction = ConnectionTransaction(database, deadline=deadline, is_single=True)
-    return transaction.run(lambda: transaction.execute(statement, parameters).one_or_none())
+    return choose_link(transaction.run(lambda: transaction.execute(statement, parameters).all()), codes)
 
 
-def preview_click(state: AppState, request: Request, code: str) -> tuple[str, str | None] | None:
+def preview_click(state: AppState, request: Request, codes: Sequence[str]) -> tuple[str, str | None] | None:
     """Return where a link leads and why a click on it would not be counted, or ``None`` without such a link."""
     visitor, _, reason = _identify(state, request, was_idle=not is_in_transaction(state.database))
-    choice = _choose(state, code, visitor, reason)
-    link = _read_link(state, code)
+    link = _read_link(state, codes)
     if link is None:
         return None
+    choice = _choose(state, link.code, visitor, reason)
     query = t.cast(ClickQuery, choice.query)._replace(is_counted_only=False)
     statement = get_statement(state.database.models, query)
     chosen = HostTransaction(state.database).execute(statement, choice.parameters).one_or_none()

@@ -2,6 +2,7 @@
 
 import secrets
 import typing as t
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,19 +11,21 @@ from sqlalchemy.exc import IntegrityError
 from werkzeug.wrappers import Request
 
 from .actors import user_key
-from .db.conditions import is_exactly
+from .db.build import Models
+from .db.conditions import is_active, is_exactly
 from .db.keys import digest
 from .db.tables import ReferralColumns
-from .db.transactions import Transaction, open_transaction
+from .db.transactions import Transaction, get_statement, open_transaction
 from .delivery import send_after_commit
 from .exceptions import CodeTakenError, InvalidValueError, ReferralsError, TooManyGuessesError, TooManyLinksError
 from .redirects import MAX_LENGTH
 from .signals import referral_created
 from .state import AppState
 from .targets import reference
-from .times import require_aware
+from .times import now, require_aware
 from .types import CODE, plain_text
 from .web.client import client_network
+from .web.codes import find_codes
 from .web.urls import target_location
 
 # Lower case, as people and MariaDB take both cases as equal, and without characters that look alike: i l o 0 1.
@@ -53,9 +56,9 @@ def create_link(
     redirect_to = plain_text("redirect_to", redirect_to, MAX_LENGTH)
     label = plain_text("label", label, _MAX_LABEL)
     if code is not None:
-        if not (isinstance(code, str) and CODE.fullmatch(code)):
+        if not _is_code(code):
             raise InvalidValueError("code", "must be 1 to 64 letters, digits, '-' or '_'")
-        if code.casefold() in state.settings.reserved_codes:
+        if code.lower() in state.settings.reserved_codes:
             raise InvalidValueError("code", "is reserved")
         code = str.__str__(code)
     expires_at = require_aware("expires_at", expires_at)
@@ -111,7 +114,8 @@ class _Creation:
         try:
             return self.transaction.get_or_insert(select, database.first_object, self._insert, attempts=attempts)
         except IntegrityError as error:
-            taken = sa.select(database.models.referrals.id).where(model.code == self.tried)
+            tried = str(self.tried)
+            taken = sa.select(model.id).where(sa.or_(model.code == tried, model.folded_code == tried.lower()))
             if not (error.statement or "").startswith("INSERT") or self.transaction.scalar(taken) is None:
                 raise
             if self.code is not None:
@@ -145,33 +149,73 @@ class _Creation:
         generator = self.state.hooks.code_generator
         if generator is None:
             return "".join(secrets.choice(_ALPHABET) for _ in range(_CODE_LENGTH))
-        code = generator(referral)
-        if not (isinstance(code, str) and CODE.fullmatch(code)):
-            raise ReferralsError(f"The code generator returned {code!r}, not 1 to 64 letters, digits, '-' or '_'.")
-        return str.__str__(code)
+        for _ in range(_CODE_ATTEMPTS):
+            code = generator(referral)
+            if not _is_code(code):
+                raise ReferralsError(f"The code generator returned {code!r}, not 1 to 64 letters, digits, '-' or '_'.")
+            if code.lower() not in self.state.settings.reserved_codes:
+                return str.__str__(code)
+        raise ReferralsError(f"The code generator returned {_CODE_ATTEMPTS} codes that are all reserved.")
 
 
-def find_link(state: AppState, code: str) -> ReferralColumns | None:
-    """Return the referral with a code, or ``None``."""
-    if not CODE.fullmatch(code):
-        return None
-    model = state.database.models.referral
-    return t.cast("ReferralColumns | None", state.database.first_object(sa.select(model).where(model.code == code)))
+def _is_code(value: object) -> bool:
+    return isinstance(value, str) and CODE.fullmatch(value) is not None
+
+
+class LinkQuery(t.NamedTuple):
+    """Select the links that some codes may stand for, in upper or lower case."""
+
+    is_object: bool = False
+
+    def build(self, models: Models) -> t.Any:
+        referrals: t.Any = models.referral if self.is_object else models.referrals
+        columns = [referrals.code, referrals.folded_code, referrals.redirect_to, referrals.user_id]
+        links = sa.select(referrals) if self.is_object else sa.select(*columns, is_active(referrals).label("is_active"))
+        # Not OR, for which SQLite may read the whole table.
+        found = sa.union_all(
+            links.where(referrals.code.in_(sa.bindparam("codes", expanding=True))),
+            links.where(referrals.folded_code.in_(sa.bindparam("folded", expanding=True))),
+        )
+        return sa.select(referrals).from_statement(found) if self.is_object else found
+
+
+def link_parameters(codes: Sequence[str]) -> dict[str, t.Any]:
+    """Return the parameters of a :class:`LinkQuery`."""
+    folded = [code.lower() for code in codes]
+    return {"codes": [*codes, *folded], "folded": folded, "now": now()}
+
+
+def choose_link(links: Sequence[t.Any], codes: Sequence[str]) -> t.Any:
+    """Return the first code's link, or that of the next code. An exact match goes before one in the other case."""
+    for code in codes:
+        folded = code.lower()
+        for link in sorted(links, key=lambda link: (link.code != code, link.folded_code != folded)):
+            if link.code == code or folded in (link.folded_code, link.code):
+                return link
+    return None
+
+
+def find_link(state: AppState, text: str) -> ReferralColumns | None:
+    """Return the referral that a text stands for, or ``None``."""
+    codes = find_codes(text, state.settings)
+    select = get_statement(state.database.models, LinkQuery(is_object=True))
+    links = state.database.objects(select, link_parameters(codes)) if codes else ()
+    return t.cast("ReferralColumns | None", choose_link(links, codes))
 
 
 def find_typed_link(state: AppState, code: str, request: Request | None) -> ReferralColumns:
-    """Return the active referral of a code that was typed. Blanks around it and its capitals do not matter.
+    """Return the active referral that a typed text stands for.
 
     :raises InvalidValueError: the code is unknown or its referral has expired: the error is the same.
-    :raises TooManyGuessesError: the address has sent too many wrong codes.
+    :raises TooManyGuessesError: the address has sent too many wrong codes. A right one is accepted all the same.
     """
-    address, limit = client_network(request, state.hooks), state.settings.guess_limit
-    if address is not None and limit is not None and state.guesses.count(address) >= limit:
-        raise TooManyGuessesError
-    typed = code.strip() if isinstance(code, str) else ""
-    referral = find_link(state, typed) or find_link(state, typed.lower())
-    if referral is None or not referral.is_active():
-        if address is not None:
-            state.guesses.add(address)
-        raise InvalidValueError("code", "is not known")
-    return referral
+    referral = find_link(state, code) if isinstance(code, str) else None
+    if referral is not None and referral.is_active():
+        return referral
+    limit = state.settings.guess_limit
+    if request is not None and limit is not None:
+        # Clients whose address cannot be read count together.
+        address = client_network(request, state.hooks) or "unknown"
+        if not state.guesses.allow(address, limit):
+            raise TooManyGuessesError
+    raise InvalidValueError("code", "is not known")

@@ -143,7 +143,7 @@ class ReferralMixin(RecordMixin, ReferralColumns):
 
         The other parameters, and what follows a database failure, are as in :meth:`record_response`.
 
-        :param code: what was typed. Blanks around it do not matter, nor do capitals for a code of lower case.
+        :param code: what was typed: a code or a whole link. Its case and signs around it do not matter.
         :return: the response, with the action ``ATTACHED``.
         :raises InvalidValueError: there is no such code, or its referral has expired.
         :raises TooManyGuessesError: too many wrong codes came from this address within an hour.

@@ -9,15 +9,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import BadRequest, HTTPException
 
 from .actors import current_user
-from .clicks import follow_link, follow_query
+from .clicks import follow_link, follow_query, has_link, is_page
 from .db.transactions import Transaction, open_transaction
 from .exceptions import InvalidValueError, TooManyLinksError
 from .failures import log_failure
 from .links import create_link
 from .state import AppState
 from .targets import from_token
-from .types import CODE
 from .web.client import is_prefetch, unwrapped
+from .web.codes import find_codes
 from .web.urls import location_of
 
 #: The most that a request for a link may send, in bytes.
@@ -48,6 +48,7 @@ def create_blueprint(state: AppState) -> Blueprint:
     blueprint.add_url_rule("/", "index", views.index, strict_slashes=False)
     blueprint.add_url_rule("/", "create", views.create, methods=["POST"], strict_slashes=False)
     if state.settings.query_param:
+        blueprint.before_app_request(views.refuse_prefetch)
         blueprint.after_app_request(views.follow_query)
     return blueprint
 
@@ -58,17 +59,17 @@ class _Views:
 
     def redirect(self, code: str) -> Response:
         """Record a click on a link, and redirect to its target."""
-        if not CODE.fullmatch(code):
+        codes = find_codes(code, self._state.settings)
+        if not codes:
             abort(404)
         request = unwrapped(flask.request)
         if is_prefetch(request):
-            # A browser that gets the redirect ahead of the click never sends the click itself.
-            return Response(status=503, headers=[_NOT_STORED])
+            return _refuse_prefetch()
         target: str | None = None
         try:
-            link = follow_link(self._state, request, code)
+            link = follow_link(self._state, request, codes)
         except Exception:
-            log_failure("Could not read the link %r.", code)
+            log_failure("Could not read the link %r.", codes[0])
         else:
             if link is None:
                 abort(404)
@@ -80,10 +81,16 @@ class _Views:
         page = _REDIRECT_PAGE.format(escape(location))
         return Response(page, 302, [*_REDIRECT, ("Location", location)])
 
+    def refuse_prefetch(self, response: Response | None = None) -> Response | None:
+        """Refuse to send a page ahead of the click if its query has a code of this site."""
+        request = unwrapped(flask.request)
+        is_refused = is_prefetch(request) and is_page(request, response) and has_link(self._state, request)
+        return _refuse_prefetch() if is_refused else None
+
     def follow_query(self, response: Response) -> Response:
         """Record the click of a page that was requested with a code in its query."""
-        follow_query(self._state, unwrapped(flask.request))
-        return response
+        follow_query(self._state, unwrapped(flask.request), response)
+        return self.refuse_prefetch(response) or response
 
     def index(self) -> Response:
         """Redirect a user who logged in before creating a link, and whom the login sent back here."""
@@ -123,6 +130,11 @@ class _Views:
             return jsonify(url=referral.url, code=referral.code, html=html)
 
         return transaction.run(create)
+
+
+def _refuse_prefetch() -> Response:
+    # A browser that gets the answer ahead of the click never sends the click itself.
+    return Response(status=503, headers=[_NOT_STORED])
 
 
 def _is_cross_site() -> bool:

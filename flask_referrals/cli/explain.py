@@ -1,6 +1,7 @@
 """``flask referrals explain | simulate``."""
 
 import typing as t
+from collections.abc import Sequence
 
 import click
 from flask.cli import with_appcontext
@@ -10,8 +11,9 @@ from ..actors import parse_user_key
 from ..clicks import preview_click
 from ..credit import Verdict, explain_credit
 from ..state import AppState, current_state
-from ..types import ANONYMOUS, CODE, Actor, Anonymous
+from ..types import ANONYMOUS, Actor, Anonymous
 from ..web.client import is_prefetch, resolve_request
+from ..web.codes import find_codes
 from ..web.urls import REDIRECT_ENDPOINT, location_of, path_of
 from .output import as_json, echo_json, echo_table
 
@@ -73,7 +75,8 @@ def simulate(
 
     Nothing is stored. The click is the first one of an anonymous visitor.
     """
-    if not CODE.fullmatch(code):
+    codes = find_codes(code, current_state().settings)
+    if not codes:
         raise click.ClickException(
             f"{code!r} cannot be a code, so a click gets 404. Codes are 1 to 64 letters, digits, '-' or '_'."
         )
@@ -86,7 +89,7 @@ def simulate(
         headers=[("User-Agent", user_agent), *extra_headers],
         environ_overrides={"REMOTE_ADDR": address},
     ):
-        outcome = _outcome_of(state, code, t.cast(Request, resolve_request()))
+        outcome = _outcome_of(state, codes, t.cast(Request, resolve_request()))
     state.database.session.rollback()
     if as_json:
         echo_json(outcome)
@@ -95,13 +98,14 @@ def simulate(
             click.echo(f"{name}: {'-' if value is None else value}")
 
 
-def _outcome_of(state: AppState, code: str, request: Request) -> dict[str, t.Any]:
+def _outcome_of(state: AppState, codes: Sequence[str], request: Request) -> dict[str, t.Any]:
     if is_prefetch(request):
         return {"status": 503, "counts": False, "reason": "prefetch", "location": None}
-    preview = preview_click(state, request, code)
+    preview = preview_click(state, request, codes)
     if preview is None:
         raise click.ClickException(
-            f"There is no link with the code {code!r}, so a click gets 404. See the codes with 'flask referrals list'."
+            f"There is no link with the code {codes[0]!r}, so a click gets 404. "
+            "See the codes with 'flask referrals list'."
         )
     target, reason = preview
     location = location_of(state.settings, request, target)

@@ -107,6 +107,8 @@ class ReferralColumns(RecordColumns):
     __user_backref__: t.ClassVar[str | None] = "referral_codes"
 
     code: Mapped[str] = _precise(sa.String(64), unique=True, sort_order=-2)
+    #: The code in lower case; ``None`` if another referral has it.
+    folded_code: Mapped[str | None] = _precise(sa.String(64), index=True, unique=True, sort_order=-2)
     label: Mapped[str] = mapped_column(sa.String(100), default="", sort_order=-2)
     redirect_to: Mapped[str] = mapped_column(sa.String(2048), sort_order=-2)
     #: The digest of user, target and the two columns above, by which ``create`` finds the one row.
@@ -120,6 +122,11 @@ class ReferralColumns(RecordColumns):
 
     if t.TYPE_CHECKING:
         responses: DynamicMapped[t.Any]
+
+    @validates("code", include_backrefs=False)
+    def _fold_code(self, name: str, code: str) -> str:
+        self.folded_code = code.lower()
+        return code
 
     def is_active(self) -> bool:
         """Return whether the link is still tracked: it has not expired."""

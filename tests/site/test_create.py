@@ -80,13 +80,25 @@ def test_chosen_code_that_is_taken_is_an_error_and_loses_nothing(host: Host, com
     assert count(host) == 1
 
 
-def test_codes_differ_by_case() -> None:
-    assert Referral.create("/a", code="alice").code != Referral.create("/b", code="ALICE").code
+@pytest.mark.parametrize("code", ["alice", "ALICE"])
+def test_code_that_differs_only_by_case_is_taken(host: Host, code: str) -> None:
+    Referral.create("/a", code="Alice")
+    with pytest.raises(CodeTakenError):
+        Referral.create("/b", code=code)
+    assert count(host) == 1
 
 
 def codes_from(*codes: str) -> Callable[[Referral], str]:
     remaining = list(codes)
     return lambda referral: remaining.pop(0) if len(remaining) > 1 else remaining[0]
+
+
+def test_generated_code_is_never_reserved(host: Host) -> None:
+    host.referrals.code_generator(codes_from("admin", "API", "tea"))
+    assert Referral.create("/").code == "tea"
+    host.referrals.code_generator(lambda referral: "Static")
+    with pytest.raises(ReferralsError, match="reserved"):
+        Referral.create("/tea")
 
 
 def test_generator_is_given_the_referral_and_asked_again_when_its_code_is_taken(host: Host) -> None:

@@ -355,6 +355,21 @@ class TestBroken:
         assert "code 'code-1' is another link's" in result.stderr
         assert responses(host) == []
 
+    def test_reserved_code_is_refused_in_any_case(self, host: Host, run: Import) -> None:
+        result = run([link(1, code="Admin"), link(2)])
+        assert (result.exit_code, list(links(host))) == (1, ["code-2"])
+        assert "record 1: refused: code 'Admin' is reserved" in result.stderr
+
+    def test_codes_that_differ_only_by_case_are_both_imported(self, host: Host, run: Import) -> None:
+        with host.app.app_context():
+            Referral.create("/mine", code="cup")
+        result = run([link(pk, code=code, redirect_to=f"/{pk}") for pk, code in enumerate(("Tea", "tea", "CUP"), 1)])
+        assert result.exit_code == 0
+        assert "link tea is only found in exactly this case" in result.stderr
+        assert [each.folded_code for each in links(host).values()] == ["cup", "tea", None, None]
+        client = host.client()
+        assert [client.get(f"/referrals/{code}").location for code in ("Tea", "tea", "TEA")] == ["/1", "/2", "/1"]
+
     def test_row_that_the_database_refuses(self, host: Host, run: Import) -> None:
         """One of a batch: the others of the batch go in, and nothing is counted twice."""
         with host.app.app_context(), host.db.engine.begin() as connection:

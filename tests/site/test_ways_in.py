@@ -2,8 +2,10 @@
 
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
 from flask import request
 from flask.testing import FlaskClient
 from wtforms import Form, StringField
@@ -59,8 +61,32 @@ class TestQuery:
         client.get("/referrals/static/referrals.js?ref=alice").close()
         client.get("/nowhere?ref=alice")
         client.post("/act/BOUGHT?ref=alice")
-        client.get("/?ref=alice", headers={"Sec-Purpose": "prefetch"})
         assert actions(host) == []
+
+    @pytest.mark.parametrize("query", ["ref=producthunt&r=alice", "ref=no.code&ref=alice", "x=%E9&amp;ref=alice"])
+    def test_first_value_that_is_a_code_of_this_site_counts(self, host: Host, query: str) -> None:
+        client = host.client()
+        client.get(f"/?{query}")
+        assert client.post("/act/BOUGHT").text == "alice"
+
+    def test_prefetch_of_a_page_with_a_code_leaves_the_count_to_the_click(self, host: Host) -> None:
+        client, headers = host.client(), {"Sec-Purpose": "prefetch"}
+        answer = client.get("/?ref=alice", headers=headers)
+        assert (answer.status_code, answer.headers["Cache-Control"]) == (503, "no-store")
+        assert client.get("/?ref=producthunt", headers=headers).status_code == 200
+        assert actions(host) == []
+        client.get("/?ref=alice")
+        assert actions(host) == ["RESPONDED"]
+
+    @pytest.mark.parametrize("static_url_path", ["/static", ""])
+    def test_page_of_a_single_page_app_that_a_404_handler_sends(self, host: Host, static_url_path: str) -> None:
+        app, client = host.app, host.client()
+        if not static_url_path:
+            app.add_url_rule("/<path:filename>", "assets.static", app.send_static_file)
+        app.register_error_handler(404, lambda error: "<!doctype html>the app")
+        assert client.get("/pricing?ref=alice", headers={"Sec-Purpose": "prefetch"}).status_code == 503
+        assert client.get("/pricing?ref=alice").status_code == 200
+        assert client.post("/act/BOUGHT").text == "alice"
 
     def test_page_is_shown_when_the_click_cannot_be_written(self, host: Host, caplog: pytest.LogCaptureFixture) -> None:
         with host.app.app_context():
@@ -98,16 +124,6 @@ class TestTyped:
         make_link(host)
         return host
 
-    @pytest.mark.parametrize("typed", ["alice", " Alice ", "ALICE\n"])
-    def test_typed_code_counts_like_the_link(self, host: Host, client: FlaskClient, typed: str) -> None:
-        assert client.post("/typed", data={"code": typed}).text == "ATTACHED"
-        assert client.post("/act/BOUGHT").text == "alice"
-
-    def test_exact_code_goes_before_one_of_other_capitals(self, host: Host, client: FlaskClient) -> None:
-        make_link(host, "Alice", label="capital")
-        client.post("/typed", data={"code": "Alice"})
-        assert client.post("/act/BOUGHT").text == "Alice"
-
     @pytest.mark.parametrize("typed", ["bob", "", "no code", "x" * 65])
     def test_unknown_code_is_said_to_be_unknown(self, client: FlaskClient, typed: str) -> None:
         assert client.post("/typed", data={"code": typed}).text == "InvalidValueError"
@@ -119,9 +135,20 @@ class TestTyped:
     def test_guessing_ends_after_the_limit_and_for_this_address_only(self, host: Host, client: FlaskClient) -> None:
         wrong = [client.post("/typed", data={"code": f"guess{number}"}).text for number in range(5)]
         assert wrong == ["InvalidValueError"] * 3 + ["TooManyGuessesError"] * 2
-        assert client.post("/typed", data={"code": "alice"}).text == "TooManyGuessesError"
-        elsewhere = client.post("/typed", data={"code": "alice"}, environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
-        assert elsewhere.text == "ATTACHED"
+        elsewhere = client.post("/typed", data={"code": "guess"}, environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
+        assert elsewhere.text == "InvalidValueError"
+
+    def test_right_code_is_accepted_after_wrong_ones(self, client: FlaskClient) -> None:
+        for number in range(5):
+            client.post("/typed", data={"code": f"guess{number}"})
+        assert client.post("/typed", data={"code": "alice"}).text == "ATTACHED"
+
+    def test_addresses_that_cannot_be_read_share_one_limit(self, client: FlaskClient) -> None:
+        answers = [
+            client.post("/typed", data={"code": "x"}, environ_overrides={"REMOTE_ADDR": address}).text
+            for address in ("unknown", "", "unix:", "unknown")
+        ]
+        assert answers == ["InvalidValueError"] * 3 + ["TooManyGuessesError"]
 
     def test_one_ipv6_network_is_one_guesser(self, client: FlaskClient) -> None:
         answers = [
@@ -137,6 +164,63 @@ class TestTyped:
         assert answers == ["This code is not valid. Check the spelling."] * 3 + [
             "Too many wrong codes. Try again in an hour."
         ]
+
+
+class TestEveryWay:
+    """The rules for codes are the same on a link, in a query and in a form."""
+
+    WAYS = ("link", "query", "typed")
+
+    @pytest.fixture
+    def host(self, new_host: MakeHost) -> Host:
+        host = new_host(REFERRALS_QUERY_PARAM="ref", with_login=False)
+
+        @host.app.post("/typed")
+        def typed() -> str:
+            Referral.attach(request.form["code"])
+            return ""
+
+        make_link(host)
+        return host
+
+    def enter(self, client: FlaskClient, way: str, text: str) -> None:
+        if way == "typed":
+            client.post("/typed", data={"code": text})
+        else:
+            client.get(f"/referrals/{quote(text)}" if way == "link" else f"/?ref={quote(text)}")
+
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize("text", ["alice.", "alice)", " alice ", "ALICE", "Alice,", "_alice_", "alice&utm=x"])
+    def test_punctuation_and_case_do_not_matter(self, host: Host, way: str, text: str) -> None:
+        client = host.client()
+        self.enter(client, way, text)
+        assert client.post("/act/BOUGHT").text == "alice"
+
+    @pytest.mark.parametrize("way", ["query", "typed"])
+    def test_whole_link_is_read(self, host: Host, way: str) -> None:
+        client = host.client()
+        self.enter(client, way, "https://shop.example/referrals/alice?utm_source=x")
+        assert client.post("/act/BOUGHT").text == "alice"
+
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize(("text", "code"), [("Alice", "Alice"), ("alice.", "alice"), ("ALICE", "alice")])
+    def test_exact_match_goes_before_the_other_case(self, host: Host, way: str, text: str, code: str) -> None:
+        with host.app.app_context():
+            later = Referral.create("/", label="later", code="x")
+            later.code, later.folded_code = "Alice", None  # as a migration leaves it
+            host.db.session.commit()
+        client = host.client()
+        self.enter(client, way, text)
+        assert client.post("/act/BOUGHT").text == code
+
+    def test_click_in_the_hosts_transaction_finds_the_code_too(self, host: Host) -> None:
+        @host.app.before_request
+        def begin() -> None:
+            host.db.session.execute(sa.text("SELECT 1"))
+
+        client = host.client()
+        assert client.get("/referrals/ALICE).").status_code == 302
+        assert client.post("/act/BOUGHT").text == "alice"
 
 
 @pytest.mark.usefixtures("ctx")

@@ -124,7 +124,10 @@ class _Import:
             name = f"{read_text(record, 'app_label', 100)}.{read_text(record, 'model', 100)}"
             self._content_types[record.pk] = name
         elif record.kind == LINK:
-            self._links.append(read_link(record, self.options.zone))
+            link = read_link(record, self.options.zone)
+            if link.code.lower() in self.state.settings.reserved_codes:
+                raise Refused(f"code {link.code!r} is reserved")
+            self._links.append(link)
         else:
             self._responses.append(read_response(record, self.options.zone, self.state.settings))
 
@@ -245,7 +248,13 @@ class _Batch:
             referrals.identity.in_([each["identity"] for each in values.values()])
         )
         code_of: dict[str, str] = {identity: code for identity, code in self._transaction.execute(holders)}
+        folded = sa.select(referrals.folded_code).where(referrals.folded_code.in_([code.lower() for code in new]))
+        taken = set(self._transaction.execute(folded).scalars())
         for code, row in new.items():
+            values[code]["folded_code"] = None if code.lower() in taken else code.lower()
+            if code.lower() in taken:
+                self._note(row, f"link {code} is only found in exactly this case, because another has the code")
+            taken.add(code.lower())
             identity = values[code]["identity"]
             if row.user is not None and values[code]["user_id"] is None:
                 self.counts["without_user"] += 1
