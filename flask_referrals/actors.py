@@ -4,7 +4,6 @@ import typing as t
 from uuid import UUID
 
 import flask
-from flask import Flask
 from werkzeug.wrappers import Request
 
 from .db.keys import parse_key, primary_key
@@ -40,10 +39,17 @@ def current_user(state: AppState, request: Request | None) -> t.Any:
     """Return the user who makes a request, or ``None``. A user who is not of ``user_model`` is anonymous here."""
     if request is None or not is_current(request):
         return None  # the login of another request is not known
-    loader = state.hooks.user_loader
+    loader, config = state.hooks.user_loader, state.app.config
+    login_manager = getattr(state.app, "login_manager", None)
     if loader is not None:
         user = unwrapped(loader())
-    elif _may_be_logged_in(state.app, request):
+    # Asking Flask-Login costs 100 calls, and makes it write into a visitor's session, which is then signed anew.
+    elif login_manager is not None and (
+        "_user_id" in flask.session
+        or login_manager.request_callback is not None
+        or config.get("REMEMBER_COOKIE_NAME", "remember_token") in request.cookies
+        or f"HTTP_{config.get('AUTH_HEADER_NAME', 'AUTHORIZATION').upper().replace('-', '_')}" in request.environ
+    ):
         from flask_login import current_user
 
         user = unwrapped(current_user)
@@ -53,23 +59,6 @@ def current_user(state: AppState, request: Request | None) -> t.Any:
     if user is None or user is False or (model is not None and not isinstance(user, model)):
         return None
     return user if getattr(user, "is_authenticated", True) else None
-
-
-def _may_be_logged_in(app: Flask, request: Request) -> bool:
-    """Return whether there is anything by which Flask-Login could know a user.
-
-    Asking it costs 100 calls, and makes it write into a visitor's session, which is then signed anew.
-    """
-    login_manager = getattr(app, "login_manager", None)
-    if login_manager is None:
-        return False
-    config, environ = app.config, request.environ
-    return (
-        "_user_id" in flask.session
-        or login_manager.request_callback is not None
-        or config.get("REMEMBER_COOKIE_NAME", "remember_token") in request.cookies
-        or f"HTTP_{config.get('AUTH_HEADER_NAME', 'AUTHORIZATION').upper().replace('-', '_')}" in environ
-    )
 
 
 def user_key(state: AppState, user: t.Any) -> t.Any:

@@ -6,7 +6,9 @@ import flask
 from flask import Blueprint, Response, abort, jsonify, render_template
 from markupsafe import escape
 from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import BadRequest, HTTPException
+from werkzeug.http import parse_accept_header
 
 from .actors import current_user
 from .clicks import follow_link, follow_query, has_link, is_page
@@ -16,7 +18,8 @@ from .failures import log_failure
 from .links import create_link
 from .state import AppState
 from .targets import from_token
-from .web.client import is_prefetch, unwrapped
+from .web.agents import MAX_READ
+from .web.client import MAX_ACCEPT, OFFICE, is_prefetch, unwrapped
 from .web.codes import find_codes
 from .web.urls import location_of
 
@@ -29,9 +32,10 @@ _RETRY_AFTER = 10
 _NOT_STORED = ("Cache-Control", "no-store")
 _REDIRECT = (("Content-Type", "text/html; charset=utf-8"), _NOT_STORED, ("X-Robots-Tag", "noindex"))
 
-# RFC 9110, 15.4.3: a short note with a link, for clients that do not follow the Location.
+# RFC 9110, 15.4.3: a short note with a link, for clients that get or follow no Location.
 _REDIRECT_PAGE = """<!doctype html>
 <html lang=en>
+<meta http-equiv="refresh" content="0; url={0}">
 <title>Redirecting</title>
 <h1>Redirecting</h1>
 <p>The link leads to <a href="{0}">{0}</a>.
@@ -79,6 +83,9 @@ class _Views:
     def _redirect(self, request: flask.Request, target: str | None) -> Response:
         location = location_of(self._state.settings, request, target)
         page = _REDIRECT_PAGE.format(escape(location))
+        if OFFICE.search(request.environ.get("HTTP_USER_AGENT", "")[:MAX_READ]):
+            # Without a redirect, the browser opens the link itself.
+            return Response(page, 200, _REDIRECT)
         return Response(page, 302, [*_REDIRECT, ("Location", location)])
 
     def refuse_prefetch(self, response: Response | None = None) -> Response | None:
@@ -170,7 +177,8 @@ def _read_fields() -> list[str]:
 
 
 def _wants_page() -> bool:
-    accept = flask.request.accept_mimetypes
+    # Only the beginning: parsing all of what servers let in takes seconds.
+    accept = parse_accept_header(flask.request.headers.get("Accept", "")[:MAX_ACCEPT], MIMEAccept)
     return not flask.request.is_json and accept.best_match(["application/json", "text/html"]) == "text/html"
 
 

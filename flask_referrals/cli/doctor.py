@@ -103,6 +103,21 @@ def _check_tables(state: AppState) -> Finding:
     return ok("They match the models.")
 
 
+@check("codes")
+def _check_codes(state: AppState) -> Finding:
+    referrals, others = state.database.models.referrals, sa.orm.aliased(state.database.models.referral)
+    has_other = sa.exists().where(others.folded_code == sa.func.lower(referrals.code))
+    unfolded = sa.select(sa.func.count(referrals.id)).where(referrals.folded_code.is_(None), ~has_other)
+    with state.database.engine.connect() as connection:
+        count = connection.scalar(unfolded)
+    if count:
+        return warning(
+            f"{count} links have no folded_code: their codes are found in exactly their case only.",
+            fix="Fill the column as 'Codes and case' in the documentation of migrations shows.",
+        )
+    return ok("They are found in any case.")
+
+
 @check("foreign keys")
 def _check_foreign_keys(state: AppState) -> Finding | None:
     engine = state.database.engine
@@ -177,6 +192,11 @@ def _check_key(key: str | bytes) -> Finding:
 @check("base URL")
 def _check_base_url(state: AppState) -> Finding:
     site = _site(state)
+    if site.scheme == "http" and site.hostname not in (None, "localhost", "127.0.0.1"):
+        return warning(
+            f"Links start with {site.geturl()}. Over http, browsers do not tell a page in a frame from a click.",
+            fix="Serve the site over https, and set REFERRALS_BASE_URL to its https URL.",
+        )
     if site.netloc:
         return ok(f"Links start with {site.geturl()}.")
     return warning(

@@ -10,8 +10,10 @@ MAX_READ = 512
 
 _PROGRAM = re.compile(
     r"""
+    # Looks where a link leads: the programs of Microsoft Office.
+    ms-?office | microsoft\ office
     # Does not name a browser. Werkzeug is Flask's test client, with which hosts test their own pages.
-    ^(?!.*(?:mozilla|opera|android|iphone|midp|docomo|browser|hbbtv|werkzeug/))
+    | ^(?!.*(?:mozilla|opera|android|iphone|midp|docomo|browser|hbbtv|werkzeug/))
     # Gives an address for complaints.
     | https?: | www\. | @[a-z]
     # Claims to be compatible with a browser; of those still in use, only these two really were.

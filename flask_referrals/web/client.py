@@ -1,5 +1,6 @@
 """Which request is meant, and what it says about its client: query, address, origin, whether a person clicked."""
 
+import re
 import typing as t
 from datetime import date
 from functools import lru_cache
@@ -24,6 +25,13 @@ from .signing import new_signer
 MAX_REFERRER, MAX_AGENT, MAX_REASON = 1024, 255, 20
 
 _PURPOSE_HEADERS = ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_SEC_PURPOSE", "HTTP_X_MOZ")
+
+#: How many characters of an Accept header are read.
+MAX_ACCEPT = 1024
+_PAGE_TYPE = re.compile(r"text/(?:html|\*)|application/xhtml\+xml", re.IGNORECASE)
+
+#: The programs of Microsoft Office. They follow a link, and then let the browser open the last page only.
+OFFICE: re.Pattern[str] = re.compile("ms-?office|microsoft office", re.IGNORECASE)
 
 IPAddress = IPv4Address | IPv6Address
 
@@ -83,19 +91,33 @@ def is_prefetch(request: Request) -> bool:
     return "prefetch" in purposes or "prerender" in purposes or "preview" in purposes
 
 
-def ignored_reason(request: Request, settings: Settings, hooks: Hooks) -> str | None:
-    """Return the reason code of a request on a link that is not a person's click, or ``None``.
+def is_navigation(request: Request) -> bool:
+    """Return whether a browser asks for a page to show in a tab, and not for a part of another page.
 
-    The exact signals come first: the method, then the Fetch Metadata of the W3C, which scripts cannot set. An error is
-    logged; the click counts then.
+    Fetch Metadata of the W3C tell, which scripts cannot set. Browsers send them over https only; otherwise ``Accept``
+    must ask for a page. A client that sends neither is believed.
     """
     environ = request.environ
-    if request.method == "HEAD":
+    dest, mode = environ.get("HTTP_SEC_FETCH_DEST"), environ.get("HTTP_SEC_FETCH_MODE")
+    if dest is None and mode is None:
+        accept = environ.get("HTTP_ACCEPT", "")[:MAX_ACCEPT]
+        return not accept or _PAGE_TYPE.search(accept) is not None
+    if dest in (None, "empty"):  # a service worker sends a navigation on with the destination "empty"
+        return mode == "navigate"
+    return dest == "document" and mode in (None, "navigate")
+
+
+def ignored_reason(request: Request, settings: Settings, hooks: Hooks, *, is_click: bool = True) -> str | None:
+    """Return the reason code of a request that is not a visitor's, or ``None``, also after an error, which is logged.
+
+    :param is_click: it follows a link. What a script sends is no click, but may bring a typed code.
+    """
+    if is_click and request.method == "HEAD":
         return "head"
-    if environ.get("HTTP_SEC_FETCH_DEST", "document") != "document":
+    if is_click and not is_navigation(request):
         return "embedded"
     try:
-        if is_bot_agent(environ.get("HTTP_USER_AGENT", "")[:MAX_READ]):
+        if is_bot_agent(request.environ.get("HTTP_USER_AGENT", "")[:MAX_READ]):
             return "bot"
         address = client_address(request, hooks) if settings.internal_networks else None
         if address is not None and any(address in network for network in settings.internal_networks):

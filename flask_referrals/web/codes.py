@@ -30,14 +30,13 @@ def find_codes(text: str, settings: Settings) -> Sequence[str]:
 
     The text is a code, or a whole link that was pasted.
     """
-    if CODE.fullmatch(text):
-        found = [text]
-    else:
-        text = normalize("NFKC", unquote(text[:_MAX_TEXT]))
-        parts = [match.groups() for match in map(_LINK.fullmatch, text.split()) if match is not None]
-        links = [rest for scheme, host, rest in parts if scheme or not host or _HOST.search(host)]
-        texts = _read_link(links[0], settings) if links else [text.strip()]
-        found = [match[1] for each in texts if (match := _GLUED.fullmatch(each)) is not None]
+    if CODE.fullmatch(text) and text == text.strip("_-"):
+        return [text]
+    text = normalize("NFKC", unquote(text[:_MAX_TEXT]))
+    parts = [match.groups() for match in map(_LINK.fullmatch, text.split()) if match is not None]
+    links = [rest for scheme, host, rest in parts if scheme or not host or _HOST.search(host)]
+    texts = _read_link(links[0], settings) if links else [text]
+    found = [match[1] for each in texts if (match := _GLUED.fullmatch(each)) is not None]
     return [*dict.fromkeys(code for each in found for code in (each, each.strip("_-")) if code)]
 
 

@@ -14,7 +14,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import event
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from flask_referrals import Referrals
+from flask_referrals import Referral, Referrals
 from tests.conftest import MakeHost
 from tests.host import Host, make_host
 
@@ -70,7 +70,20 @@ def doctor(host: Host) -> tuple[int, dict[str, tuple[str, str]]]:
 def test_site_without_problems(site: Any) -> None:
     code, found = doctor(site())
     assert {level for level, _ in found.values()} == {"ok"}, found
-    assert (code, len(found)) == (0, 12)
+    assert (code, len(found)) == (0, 13)
+
+
+def test_codes_whose_lower_case_was_not_filled_in(site: Any) -> None:
+    host = site()
+    with host.app.app_context():
+        for code in ("tea", "cup"):
+            Referral.create("/", label=code, code=code).folded_code = "cup" if code == "tea" else None
+        host.db.session.commit()
+        assert doctor(host)[1]["codes"][0] == "ok"
+        host.db.session.execute(sa.update(host.referrals.Referral).values(folded_code=None))
+        host.db.session.commit()
+    level, text = doctor(host)[1]["codes"]
+    assert (level, text[:29]) == ("warning", "2 links have no folded_code: ")
 
 
 def test_report_for_people(site: Any) -> None:
@@ -91,6 +104,8 @@ def test_report_for_people(site: Any) -> None:
         ({"SECRET_KEY": "k" * 16}, "SECRET_KEY", "warning", "16 characters"),
         ({"SECRET_KEY_FALLBACKS": ["short"]}, "SECRET_KEY_FALLBACKS", "error", "5 characters"),
         ({"REFERRALS_BASE_URL": None}, "base URL", "warning", "REFERRALS_BASE_URL"),
+        ({"REFERRALS_BASE_URL": "http://shop.example"}, "base URL", "warning", "Over http"),
+        ({"REFERRALS_BASE_URL": "http://localhost:5000", "TRUSTED_HOSTS": None}, "base URL", "ok", "localhost:5000"),
         ({"TRUSTED_HOSTS": None}, "TRUSTED_HOSTS", "warning", "It is not set"),
         ({"TRUSTED_HOSTS": ["other.example"]}, "TRUSTED_HOSTS", "error", "shop.example"),
         (

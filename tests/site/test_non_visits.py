@@ -131,6 +131,42 @@ BROWSERS = [
     "Mobile/15E148 DuckDuckGo/7 Safari/605.1.15",
 ]
 
+HTML = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+DEST, MODE = "Sec-Fetch-Dest", "Sec-Fetch-Mode"
+
+#: Navigations, as browsers and a service worker send them, over https and http.
+NAVIGATIONS = [
+    {DEST: "document", MODE: "navigate", "Sec-Fetch-User": "?1", "Accept": HTML},
+    {DEST: "empty", MODE: "navigate", "Accept": HTML},
+    {MODE: "navigate"},
+    {DEST: "document"},
+    {"Accept": HTML},
+    {"Accept": "TEXT/HTML, */*"},
+    {"Accept": "text/*;q=0.5"},
+    {"Accept": ""},
+]
+
+#: Parts of other pages.
+EMBEDDED = [
+    *({DEST: dest, MODE: "no-cors", "Accept": "*/*"} for dest in ("image", "script", "style", "audio", "font")),
+    *({DEST: dest, MODE: "navigate", "Accept": HTML} for dest in ("iframe", "frame", "object", "embed", "fencedframe")),
+    *({DEST: "empty", MODE: mode} for mode in ("cors", "no-cors", "same-origin")),
+    {DEST: "document", MODE: "cors"},
+    {MODE: "no-cors"},
+    {"Accept": "*/*"},
+    {"Accept": "image/avif,image/webp,*/*;q=0.8"},
+    {"Accept": "text/css,*/*;q=0.1"},
+    {"Accept": "application/json"},
+]
+
+#: Programs of Microsoft Office, which follow a link before they let the browser open the last page.
+OFFICE = [
+    "Mozilla/4.0 (compatible; ms-office; MSOffice 16)",
+    "Mozilla/4.0 (compatible; MSIE 7.0; Windows NT 10.0; Win64; x64; .NET4.0C; ms-office; MSOffice 16)",
+    "Microsoft Office/16.0 (Windows NT 10.0; Microsoft Word 16.0.17328; Pro)",
+    "Microsoft Office Existence Discovery",
+]
+
 PREFETCH_HEADERS = ["Sec-Purpose", "Purpose", "X-Purpose", "X-Sec-Purpose", "X-Moz"]
 PREFETCH_VALUES = ["prefetch", "prerender", "preview", "prefetch;prerender", "Prefetch; anonymous-client-ip"]
 
@@ -191,6 +227,30 @@ def test_head_request_leaves_no_cookie(host: Host, client: FlaskClient, code: st
     assert (answer.status_code, answer.headers["Location"]) == (302, "/welcome")
     assert "Set-Cookie" not in answer.headers
     assert (counted(host), reasons(host)) == (0, ["head"])
+
+
+def test_every_navigation_is_counted(host: Host, code: str) -> None:
+    for headers in NAVIGATIONS:
+        host.client().get(f"/referrals/{code}", headers=headers)
+    assert reasons(host) == [None] * len(NAVIGATIONS)
+
+
+def test_no_part_of_another_page_is_counted(host: Host, code: str) -> None:
+    for headers in EMBEDDED:
+        answer = host.client().get(f"/referrals/{code}", headers=headers)
+        assert (answer.status_code, "Set-Cookie" in answer.headers) == (302, False)
+    assert reasons(host) == ["embedded"] * len(EMBEDDED)
+
+
+@pytest.mark.parametrize("agent", OFFICE)
+def test_office_gets_a_page_so_that_the_browser_opens_the_link(host: Host, code: str, agent: str) -> None:
+    for method in ("HEAD", "GET"):
+        answer = host.client().open(f"/referrals/{code}", method=method, headers={"User-Agent": agent})
+        assert (answer.status_code, "Location" in answer.headers, "Set-Cookie" in answer.headers) == (200, False, False)
+    assert '<meta http-equiv="refresh" content="0; url=/welcome">' in answer.text
+    assert counted(host) == 0
+    assert host.client().get(f"/referrals/{code}").location == "/welcome"
+    assert counted(host) == 1
 
 
 @pytest.mark.parametrize("header", PREFETCH_HEADERS)
