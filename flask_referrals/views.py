@@ -12,7 +12,7 @@ from werkzeug.http import parse_accept_header
 
 from .actors import current_user
 from .clicks import follow_link, follow_query, has_link, is_page
-from .db.transactions import Transaction, open_transaction
+from .db.transactions import Transaction, is_refusal, open_transaction
 from .exceptions import InvalidValueError, TooManyLinksError
 from .failures import log_failure
 from .links import create_link
@@ -115,8 +115,10 @@ class _Views:
             return _refuse(400, str(error))
         except TooManyLinksError as error:
             return _refuse(403, str(error))
-        except (SQLAlchemyError, MemoryError):
+        except (SQLAlchemyError, MemoryError) as error:
             log_failure("A link could not be created.")
+            if is_refusal(error):
+                return _refuse(400, "redirect_to or label is not accepted by the database of this site.")
             return _refuse(503, "The link could not be created now. Try again in a moment.", retry_after=_RETRY_AFTER)
 
     def _create(self, transaction: Transaction, user: t.Any) -> Answer:

@@ -12,7 +12,7 @@ from functools import cached_property
 from operator import attrgetter
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, attributes, make_transient_to_detached
 
 from .after_commit import WAITING, Callback, call_after_commit, commit
@@ -34,6 +34,7 @@ FIRST_PAUSE = 0.01
 _CONFLICT_STATES = {"40001", "40P01"}
 _CONFLICT_NUMBERS = {1213, 1205, 1020, 1305}
 _SQLITE_BUSY_SNAPSHOT = 517
+_REFUSAL_NUMBERS = {1264, 1366, 1406, 3988}
 
 # Listeners by which a host follows what its sessions do. If there is one, clicks go through a session too.
 _get_listeners = attrgetter(
@@ -54,6 +55,13 @@ def is_transient(error: BaseException) -> bool:
         or not _CONFLICT_NUMBERS.isdisjoint(cause.args[:1])
         or getattr(cause, "sqlite_errorcode", None) == _SQLITE_BUSY_SNAPSHOT
     )
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Return whether the database refused a value, and will do so again."""
+    # Some drivers for MySQL report a value that is too long, or outside the character set, as an OperationalError.
+    numbers = getattr(getattr(error, "orig", None), "args", ())[:1]
+    return isinstance(error, (DataError, IntegrityError)) or not _REFUSAL_NUMBERS.isdisjoint(numbers)
 
 
 def get_deadline(timeout: timedelta | None) -> float:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 from typing import Any
 
 import pytest
@@ -424,3 +425,27 @@ def test_link_that_cannot_be_stored_now_is_to_be_tried_again(
     answer = member.post("/referrals/", data={"redirect_to": "/"}, headers={"Accept": accept})
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
     assert len(caplog.records) == 1
+
+
+def test_value_that_the_database_refuses_for_good_is_not_to_be_tried_again(host: Host, member: FlaskClient) -> None:
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE UNIQUE INDEX the_hosts_own ON referral (label)")
+    statuses = [member.post("/referrals/", json={"redirect_to": path}).status_code for path in ("/", "/tea", "/")]
+    assert statuses == [200, 400, 200]
+
+
+def test_character_outside_the_character_set_is_refused(host: Host, member: FlaskClient) -> None:
+    with host.app.app_context(), host.db.engine.begin() as connection:
+        if connection.dialect.name != "mysql":
+            pytest.skip("Only MySQL has character sets for single columns.")
+        connection.exec_driver_sql("ALTER TABLE referral MODIFY label VARCHAR(100) CHARACTER SET utf8mb3 NOT NULL")
+    answer = member.post("/referrals/", json={"redirect_to": "/", "label": "\U0001f375"})
+    assert_refused(host, answer, 400, "redirect_to or label is not accepted")
+
+
+def test_large_accept_header_costs_little(host: Host) -> None:
+    header = ",".join(f"a/b{number}" for number in range(90 * 8192 // 8))
+    start = time.process_time()
+    assert host.client().post("/referrals/", headers={"Accept": header}).status_code == 401
+    assert host.client().get("/referrals/x", headers={"Accept": header}).status_code == 404
+    assert time.process_time() - start < 0.5
