@@ -32,21 +32,22 @@ class RecordMixin(RecordColumns):
     @property
     def target(self) -> t.Any:
         """The object that this is about, or ``None``, also when it has been deleted."""
+        name = self.target_type, self.target_id
         of, target = self.__dict__.get("_loaded_target", (None, None))
-        state = inspect(target) if target is not None else None
-        if of != (self.target_type, self.target_id) or (state and (state.expired or not state.persistent)):
-            target = load_target(current_state(), self.target_type, self.target_id)
-            # A strong reference: the session holds its objects weakly, and would read it again.
-            self.__dict__["_target"] = target
+        state = inspect(target, raiseerr=False)
+        if of != name or (state is not None and (state.expired or not state.persistent)):
+            target = load_target(current_state(), *name)
+            set_loaded_target(self, target)
         return target
 
     @target.setter
     def target(self, target: t.Any) -> None:
         self.target_type, self.target_id = reference(current_state(), target)
+        set_loaded_target(self, unwrapped(target))
 
 
 def set_loaded_target(record: RecordColumns, target: t.Any) -> None:
-    """Set the loaded target of a record, or ``None`` if it is deleted, so that reading it needs no query."""
+    """Set the target of a record, ``None`` if it is deleted. Until the record is refreshed, reading needs no query."""
     record.__dict__["_loaded_target"] = ((record.target_type, record.target_id), target)
 
 

@@ -210,6 +210,7 @@ def _read_as_utc(record: RecordColumns, *args: t.Any) -> None:
         value = record.__dict__.get(name)
         if value is not None:
             attributes.set_committed_value(record, name, as_utc(value))
+    record.__dict__.pop("_loaded_target", None)
 
 
 @event.listens_for(ReferralColumns, "before_delete", propagate=True)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from flask_referrals import Referral
 from flask_referrals.contrib.admin import add_views
 from tests.conftest import MakeHost
-from tests.host import Host
+from tests.host import Host, statements
 
 Delete = Callable[[Any], None]
 
@@ -165,6 +165,19 @@ def test_deleted_link_takes_its_responses_with_it_and_earns_nothing(
         again = Referral.create("/welcome", by_name(host, "olga"), "mail", one(host, host.Product))
         assert again.code != code
         assert again.response_count == 0
+
+
+def test_deleted_target_is_looked_up_once(host: Host, code: str, delete: Delete) -> None:
+    with host.app.app_context():
+        delete(one(host, host.Product))
+        link = one(host, Referral)
+        assert link.target is None
+        with statements(host.db) as sent:
+            assert (link.target, link.target) == (None, None)
+        assert sent == []
+        tea = host.add(host.Product(name="tea"))
+        link.target = tea
+        assert link.target is tea
 
 
 def test_link_to_a_deleted_target_leads_on_and_earns(
