@@ -21,12 +21,11 @@ from .db.transactions import HostTransaction, OwnTransaction, get_statement, obj
 from .delivery import send_after_commit
 from .exceptions import InvalidValueError
 from .failures import log_failure
-from .links import find_typed_link
 from .logins import join_history
 from .signals import response_recorded
 from .state import AppState
 from .targets import reference
-from .types import ATTACH, VOID, Actor, Anonymous
+from .types import VOID, Actor, Anonymous
 from .web.client import description
 from .web.visitor_key import new_key
 
@@ -109,17 +108,21 @@ def respond(
             reason = "no-consent"
         elif state.visitor_keys.may_recognise(request):
             actor = Actor(None, new_key())
-    recording = _Recording(state, request, transaction, action, actor, is_touch=True)
-    return recording.run(partial(recording.record_under, referral.id, reason), may_fail=action.may_fail)
+    choice = choose_known(referral.id, actor, reason)
+    return record_touch(state, request, transaction, action, actor, choice)
 
 
-def attach_code(
-    state: AppState, request: Request | None, code: str, *, user: t.Any, join: bool, commit: bool
+def record_touch(
+    state: AppState,
+    request: Request | None,
+    transaction: HostTransaction | OwnTransaction,
+    action: Action,
+    actor: Actor | Anonymous,
+    choice: Choice,
 ) -> ResponseColumns | None:
-    """Store a touch of the referral whose code was typed."""
-    transaction = open_transaction(state.database, commit=commit)
-    referral = transaction.run(partial(find_typed_link, state, code, request))
-    return respond(state, request, referral, Action(ATTACH, may_fail=True), user, join, commit)
+    """Store a touch of a chosen referral. An action that may fail need not be stored."""
+    recording = _Recording(state, request, transaction, action, actor, is_touch=True)
+    return recording.run(partial(recording.record_under, choice), may_fail=action.may_fail)
 
 
 @dataclass
@@ -170,14 +173,14 @@ class _Recording:
                 return None
         return self._record(choice)
 
-    def record_under(self, referral_id: int, reason: str | None) -> ResponseColumns:
+    def record_under(self, choice: Choice) -> ResponseColumns | None:
         """Store the response under a known referral."""
         actor, keys = self.actor, self.state.visitor_keys
         join_history(self.state, self.transaction, self.request, actor)
-        response = self._record(choose_known(referral_id, actor, reason))
-        if response is None:
+        response = self._record(choice)
+        if response is None and not self.action.may_fail:
             raise InvalidValueError("referral", "is not in the database")
-        if actor.user_id is None and actor.visitor_key is not None:
+        if response is not None and actor.user_id is None and actor.visitor_key is not None:
             self.transaction.after_commit(partial(keys.set, self.request, actor.visitor_key))
         return response
 

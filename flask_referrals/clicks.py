@@ -9,10 +9,12 @@ from functools import partial
 import sqlalchemy as sa
 from werkzeug.wrappers import Request, Response
 
-from .actors import current_user, user_key
+from .actions import Action, record_touch
+from .actors import current_actor, current_user, user_key
 from .db.build import Models
 from .db.conditions import is_active, made_by, own_reason
 from .db.responses import Choice, Stored, find_response, insert_response, new_row
+from .db.tables import ResponseColumns
 from .db.transactions import (
     ConnectionTransaction,
     HostTransaction,
@@ -21,18 +23,19 @@ from .db.transactions import (
     get_deadline,
     get_statement,
     is_in_transaction,
+    open_transaction,
     recover,
 )
 from .deferral import defer
 from .delivery import send_after_commit
 from .failures import log_failure
-from .links import LinkQuery, choose_link, link_parameters
+from .links import LinkQuery, choose_link, find_typed_link, link_parameters
 from .queue.pending import hand_over
 from .signals import response_recorded
 from .state import AppState
 from .times import now
-from .types import ANONYMOUS, CLICK, Actor, Anonymous, storable
-from .web.client import arguments, description, ignored_reason, is_prefetch, opts_out
+from .types import ANONYMOUS, ATTACH, CLICK, Actor, Anonymous, storable
+from .web.client import arguments, description, ignored_reason, is_current, is_prefetch, opts_out
 from .web.codes import find_codes, read_values
 from .web.visitor_key import new_key
 
@@ -52,6 +55,7 @@ class ClickQuery(t.NamedTuple):
     has_window: bool
     #: Select no referral where the click would be ignored.
     is_counted_only: bool = False
+    action: str = CLICK
 
     def build(self, models: Models) -> t.Any:
         referrals, responses = models.referrals, models.responses
@@ -67,7 +71,7 @@ class ClickQuery(t.NamedTuple):
                 responses.created_at > sa.bindparam("since"),
                 # coalesce() keeps the planner off the link's index, which holds every visitor's clicks.
                 sa.func.coalesce(responses.referral_id, 0) == referrals.id,
-                responses.action == CLICK,
+                responses.action == self.action,
                 responses.ignored.is_(None),
             )
             reasons.append(sa.case((is_repeat, "repeat")))
@@ -165,6 +169,32 @@ def _follow_queued(state: AppState, request: Request, codes: Sequence[str], who:
         is_own = opts_out(request, state.settings) and visitor.user_id is not None and visitor.user_id == link.user_id
         record(link.code, ignored="self" if reason is None and is_own else reason)
     return link
+
+
+def attach_code(
+    state: AppState, request: Request | None, code: str, *, user: t.Any, join: bool, commit: bool
+) -> ResponseColumns | None:
+    """Store a touch of the link whose code was typed, by the rules of a click."""
+    transaction = open_transaction(state.database, commit=commit)
+    referral = transaction.run(partial(find_typed_link, state, code, request))
+    transaction = open_transaction(state.database, commit=commit)
+    visitor, reason = current_actor(state, request, user, join=join), None
+    actor = visitor
+    if request is not None and user_key(state, user) is None:
+        if is_current(request):  # another one may be made up of little but a cookie
+            reason = "prefetch" if is_prefetch(request) else None
+            reason = reason or ignored_reason(request, state.settings, state.hooks, is_click=False)
+        if reason is None and not state.visitor_keys.has_consent(request):
+            reason = "no-consent"
+        if reason is not None:
+            visitor = actor = ANONYMOUS
+        elif opts_out(request, state.settings):
+            actor = ANONYMOUS
+        elif actor is ANONYMOUS:
+            actor = Actor(None, new_key())
+    query, parameters = _choose(state, referral.code, visitor, reason)
+    choice = Choice(t.cast(ClickQuery, query)._replace(action=ATTACH), parameters)
+    return record_touch(state, request, transaction, Action(ATTACH, may_fail=True), actor, choice)
 
 
 def is_page(request: Request, response: Response | None = None) -> bool:

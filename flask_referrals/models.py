@@ -11,7 +11,7 @@ from werkzeug.wrappers import Request
 
 from . import actions, credit, links, logins, reports
 from .actors import current_actor, user_key
-from .clicks import follow_query
+from .clicks import attach_code, follow_query
 from .db.tables import RecordColumns, ReferralColumns, ResponseColumns
 from .db.transactions import HostTransaction, OwnTransaction, is_in_transaction
 from .deferral import settle_deferred
@@ -140,17 +140,18 @@ class ReferralMixin(RecordMixin, ReferralColumns):
     def attach(
         cls, code: str, *, user: t.Any = None, request: Request | None = None, join: bool = False, commit: bool = True
     ) -> "ReferralResponseMixin | None":
-        """Record that somebody typed a code into a form. It counts like a click on the link.
+        """Record that somebody typed a code into a form. It counts, or is ignored, as a click on the link would be.
 
-        The other parameters, and what follows a database failure, are as in :meth:`record_response`.
+        The other parameters, and what follows a database failure, are as in :meth:`record_response`. With ``user``, the
+        request may be that of a program.
 
         :param code: what was typed: a code or a whole link. Its case and signs around it do not matter.
-        :return: the response, with the action ``ATTACHED``.
+        :return: the response, with the action ``ATTACHED``; ``None`` too if ``REFERRALS_IGNORED`` drops it.
         :raises InvalidValueError: there is no such code, or its referral has expired.
         :raises TooManyGuessesError: too many wrong codes came from this address within an hour.
         """
         state, request = _start(request)
-        response = actions.attach_code(state, request, code, user=user, join=join, commit=commit)
+        response = attach_code(state, request, code, user=user, join=join, commit=commit)
         return t.cast("ReferralResponseMixin | None", response)
 
     @classmethod

@@ -26,6 +26,11 @@ def actions(host: Host) -> list[str]:
         return [response.action for response in host.responses()]
 
 
+def reasons(host: Host) -> list[str | None]:
+    with host.app.app_context():
+        return [response.ignored for response in host.responses()]
+
+
 class TestQuery:
     """REFERRALS_QUERY_PARAM."""
 
@@ -173,7 +178,10 @@ class TestEveryWay:
 
     @pytest.fixture
     def host(self, new_host: MakeHost) -> Host:
-        host = new_host(REFERRALS_QUERY_PARAM="ref", with_login=False)
+        return self.make(new_host)
+
+    def make(self, new_host: MakeHost, **config: Any) -> Host:
+        host = new_host(REFERRALS_QUERY_PARAM="ref", with_login=False, **config)
 
         @host.app.post("/typed")
         def typed() -> str:
@@ -183,11 +191,11 @@ class TestEveryWay:
         make_link(host)
         return host
 
-    def enter(self, client: FlaskClient, way: str, text: str) -> None:
+    def enter(self, client: FlaskClient, way: str, text: str, headers: dict[str, str] | None = None) -> None:
         if way == "typed":
-            client.post("/typed", data={"code": text})
+            client.post("/typed", data={"code": text}, headers=headers)
         else:
-            client.get(f"/referrals/{quote(text)}" if way == "link" else f"/?ref={quote(text)}")
+            client.get(f"/referrals/{quote(text)}" if way == "link" else f"/?ref={quote(text)}", headers=headers)
 
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("text", ["alice.", "alice)", " alice ", "ALICE", "Alice,", "_alice_", "alice&utm=x"])
@@ -212,6 +220,47 @@ class TestEveryWay:
         client = host.client()
         self.enter(client, way, text)
         assert client.post("/act/BOUGHT").text == code
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_visitor_counts_once_in_the_repeat_window(self, host: Host, way: str) -> None:
+        make_link(host, "bob", label="bob")
+        client = host.client()
+        for code in ("alice", "bob", "alice", "alice"):
+            self.enter(client, way, code)
+        assert reasons(host) == [None, None, "repeat", "repeat"]
+        assert client.post("/act/BOUGHT").text == "alice"
+
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize(
+        ("headers", "reason"), [({"User-Agent": "Googlebot/2.1"}, "bot"), ({"X-Refuses": "1"}, "no-consent")]
+    )
+    def test_who_does_not_count_gets_no_key(self, host: Host, way: str, headers: dict[str, str], reason: str) -> None:
+        host.referrals.consent(lambda request: "X-Refuses" not in request.headers)
+        client = host.client()
+        self.enter(client, way, "alice", headers)
+        assert (reasons(host), client.get_cookie("session")) == ([reason], None)
+
+    def test_prefetch_of_a_page_that_attaches_does_not_count(self, host: Host) -> None:
+        self.enter(host.client(), "typed", "alice", {"Sec-Purpose": "prefetch"})
+        assert reasons(host) == ["prefetch"]
+
+    def test_script_of_the_site_may_send_a_typed_code(self, host: Host) -> None:
+        headers = {"Sec-Fetch-Dest": "empty", "Sec-Fetch-Mode": "cors", "Accept": "application/json"}
+        self.enter(host.client(), "typed", "alice", headers)
+        assert reasons(host) == [None]
+
+    def test_program_that_names_the_user_counts(self, host: Host) -> None:
+        with host.app.test_request_context(headers={"User-Agent": "okhttp/4.12.0"}):
+            Referral.attach("alice", user=host.user("mia"))
+        assert reasons(host) == [None]
+
+    @pytest.mark.parametrize("way", WAYS)
+    def test_repeat_that_is_not_stored(self, new_host: MakeHost, way: str) -> None:
+        host = self.make(new_host, REFERRALS_IGNORED="drop")
+        client = host.client()
+        for _ in range(3):
+            self.enter(client, way, "alice")
+        assert reasons(host) == [None]
 
     def test_click_in_the_hosts_transaction_finds_the_code_too(self, host: Host) -> None:
         @host.app.before_request
