@@ -91,7 +91,9 @@ def follow_link(state: AppState, request: Request, codes: Sequence[str]) -> t.An
     """
     database = state.database
     was_idle = not is_in_transaction(database)
-    visitor, actor, reason = _identify(state, request, was_idle=was_idle)
+    reason = ignored_reason(request, state.settings, state.hooks)
+    find_visitor = partial(_find_visitor, state, request, was_idle=was_idle)
+    visitor, actor, reason = _identify(state, request, reason, find_visitor)
     deadline = get_deadline(state.settings.lock_timeout)
     transaction: OwnTransaction | None = None
     if not is_in_transaction(database):
@@ -178,20 +180,15 @@ def attach_code(
     transaction = open_transaction(state.database, commit=commit)
     referral = transaction.run(partial(find_typed_link, state, code, request))
     transaction = open_transaction(state.database, commit=commit)
-    visitor, reason = current_actor(state, request, user, join=join), None
-    actor = visitor
-    if request is not None and user_key(state, user) is None:
-        if is_current(request):  # another one may be made up of little but a cookie
-            reason = "prefetch" if is_prefetch(request) else None
-            reason = reason or ignored_reason(request, state.settings, state.hooks, is_click=False)
-        if reason is None and not state.visitor_keys.has_consent(request):
-            reason = "no-consent"
-        if reason is not None:
-            visitor = actor = ANONYMOUS
-        elif opts_out(request, state.settings):
-            actor = ANONYMOUS
-        elif actor is ANONYMOUS:
-            actor = Actor(None, new_key())
+    find_visitor = partial(current_actor, state, request, user, join=join)
+    if request is None or user_key(state, user) is not None:
+        visitor = actor = find_visitor()
+        reason = None
+    else:
+        # Another request than the current one may be made up of little but a cookie.
+        is_here = is_current(request)
+        reason = ignored_reason(request, state.settings, state.hooks, is_click=False) if is_here else None
+        visitor, actor, reason = _identify(state, request, reason, find_visitor)
     query, parameters = _choose(state, referral.code, visitor, reason)
     choice = Choice(t.cast(ClickQuery, query)._replace(action=ATTACH), parameters)
     return record_touch(state, request, transaction, Action(ATTACH, may_fail=True), actor, choice)
@@ -248,29 +245,32 @@ def has_link(state: AppState, request: Request) -> bool:
         return False
 
 
-def _identify(state: AppState, request: Request, *, was_idle: bool) -> _Who:
-    """Return who clicks, who is stored, and the reason to ignore the click. Bots get no visitor key, and no session."""
-    reason = ignored_reason(request, state.settings, state.hooks)
+def _identify(
+    state: AppState, request: Request, reason: str | None, find_visitor: Callable[[], Actor | Anonymous]
+) -> _Who:
+    """Return who acts, who is stored, and the reason to ignore it. Bots get no visitor key, and no session."""
     if reason is None and state.hooks.consent is not None and not state.visitor_keys.has_consent(request):
         reason = "no-consent"
     if reason is not None:
         return ANONYMOUS, ANONYMOUS, reason
-    user_id, visitor_key = _load_user(state, request, was_idle=was_idle), state.visitor_keys.get(request)
-    visitor = ANONYMOUS if user_id is None and visitor_key is None else Actor(user_id, visitor_key)
+    visitor = find_visitor()
     if opts_out(request, state.settings):
         return visitor, ANONYMOUS, None
     return visitor, Actor(None, new_key()) if visitor is ANONYMOUS else visitor, None
 
 
-def _load_user(state: AppState, request: Request, *, was_idle: bool) -> t.Any:
+def _find_visitor(state: AppState, request: Request, *, was_idle: bool) -> Actor | Anonymous:
+    """Return who clicks. A login that cannot be read, such as an expired token, does not cost the visitor's history."""
+    user_id = None
     try:
         with nullcontext() if was_idle else HostTransaction(state.database).read():
             user = current_user(state, request)
-        return None if user is None else user_key(state, user)
-    except Exception:  # such as a token that has expired: the visitor's history must outlive it
+        user_id = None if user is None else user_key(state, user)
+    except Exception:
         log_failure("Could not load the user of a click; recorded as anonymous.")
         recover(state.database)
-        return None
+    visitor_key = state.visitor_keys.get(request)  # a remembered login has dropped it
+    return ANONYMOUS if user_id is None and visitor_key is None else Actor(user_id, visitor_key)
 
 
 def _choose(state: AppState, code: str, visitor: Actor | Anonymous, reason: str | None) -> Choice:
@@ -304,7 +304,9 @@ def _read_link(state: AppState, codes: Sequence[str], deadline: float = math.inf
 
 def preview_click(state: AppState, request: Request, codes: Sequence[str]) -> tuple[str, str | None] | None:
     """Return where a link leads and why a click on it would not be counted, or ``None`` without such a link."""
-    visitor, _, reason = _identify(state, request, was_idle=not is_in_transaction(state.database))
+    reason = ignored_reason(request, state.settings, state.hooks)
+    find_visitor = partial(_find_visitor, state, request, was_idle=not is_in_transaction(state.database))
+    visitor, _, reason = _identify(state, request, reason, find_visitor)
     link = _read_link(state, codes)
     if link is None:
         return None

@@ -125,7 +125,7 @@ class ReferralColumns(RecordColumns):
 
     @validates("code", include_backrefs=False)
     def _fold_code(self, name: str, code: str) -> str:
-        self.folded_code = code.lower()
+        self.folded_code = code and code.lower()
         return code
 
     def is_active(self) -> bool:

@@ -110,8 +110,10 @@ def is_navigation(request: Request) -> bool:
 def ignored_reason(request: Request, settings: Settings, hooks: Hooks, *, is_click: bool = True) -> str | None:
     """Return the reason code of a request that is not a visitor's, or ``None``, also after an error, which is logged.
 
-    :param is_click: it follows a link. What a script sends is no click, but may bring a typed code.
+    :param is_click: it follows a link; else it brings a typed code, which a script of the site may send.
     """
+    if not is_click and is_prefetch(request):
+        return "prefetch"
     if is_click and request.method == "HEAD":
         return "head"
     if is_click and not is_navigation(request):
