@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 
 from flask_referrals import CodeTakenError, InvalidValueError, Referral, ReferralsError
 from tests.host import Host, in_parallel, statements
+from tests.pages import snippet
 
 pytestmark = pytest.mark.usefixtures("ctx")
 
@@ -86,6 +88,18 @@ def test_code_that_differs_only_by_case_is_taken(host: Host, code: str) -> None:
     with pytest.raises(CodeTakenError):
         Referral.create("/b", code=code)
     assert count(host) == 1
+
+
+def test_migration_fills_the_folded_codes_as_documented(host: Host) -> None:
+    for code in ("TeaLover", "x", "Cup"):
+        Referral.create("/", label=code, code=code)
+    table = Referral.__table__  # type: ignore[attr-defined]
+    host.db.session.execute(sa.update(table).values(folded_code=None))
+    host.db.session.execute(sa.update(table).where(table.c.code == "x").values(code="tealover"))
+    fill = snippet("migrations.rst", "python", "UPDATE referral")
+    exec(fill, {"op": SimpleNamespace(execute=lambda sql: host.db.session.execute(sa.text(sql)))})
+    folded = sa.select(table.c.folded_code).order_by(table.c.id)
+    assert host.db.session.scalars(folded).all() == ["tealover", None, "cup"]
 
 
 def codes_from(*codes: str) -> Callable[[Referral], str]:

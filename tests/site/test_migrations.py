@@ -416,6 +416,7 @@ COLUMNS = {
     "referral": {
         "id": (False, KEY_TYPE),
         "code": (False, exact(64)),
+        "folded_code": (True, exact(64)),
         "user_id": (True, ("INTEGER",) * 3),
         "label": (False, text(100)),
         "redirect_to": (False, text(2048)),
@@ -456,6 +457,7 @@ COLUMNS = {
 INDEXES = {
     "referral": {
         "UNIQUE (code)",
+        "ix_referral_folded_code (folded_code)",
         "UNIQUE (identity)",
         "user_id -> user.id SET NULL",
         "ix_referral_user_id (user_id)",

@@ -77,6 +77,13 @@ def upgrade() -> None:
             .with_variant(mysql.VARCHAR(collation="utf8mb4_bin", length=64), "mysql"),
             nullable=False,
         ),
+        sa.Column(
+            "folded_code",
+            sa.String(length=64)
+            .with_variant(mysql.VARCHAR(collation="utf8mb4_bin", length=64), "mariadb")
+            .with_variant(mysql.VARCHAR(collation="utf8mb4_bin", length=64), "mysql"),
+            nullable=True,
+        ),
         sa.Column("label", sa.String(length=100), nullable=False),
         sa.Column("redirect_to", sa.String(length=2048), nullable=False),
         sa.Column(
@@ -122,6 +129,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("referral", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_referral_folded_code"), ["folded_code"], unique=True)
         batch_op.create_index(batch_op.f("ix_referral_user_id"), ["user_id"], unique=False)
 
     op.create_table(
