@@ -2,7 +2,7 @@
 
 import math
 import typing as t
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -218,31 +218,28 @@ def follow_query(state: AppState, request: Request | None, response: Response | 
     request.environ[_FOLLOWED] = True
     if is_prefetch(request):
         return
-    for codes in _query_codes(state, request):
-        try:
-            if follow_link(state, request, codes) is not None:
-                return
-        except Exception:
-            log_failure("Could not read the link %r.", codes[0])
-            return
-
-
-def _query_codes(state: AppState, request: Request) -> Iterator[Sequence[str]]:
-    """Yield the codes that each value in a page's query may stand for."""
-    query = request.query_string.decode(errors="replace")
-    for value in read_values(query, state.settings.query_param):
-        codes = find_codes(value, state.settings)
+    codes = _query_codes(state, request)
+    try:
         if codes:
-            yield codes
+            follow_link(state, request, codes)
+    except Exception:
+        log_failure("Could not read the link %r.", codes[0])
 
 
 def has_link(state: AppState, request: Request) -> bool:
     """Return whether a page's query has a code of this site. An error is logged and means no."""
+    codes = _query_codes(state, request)
     try:
-        return any(_read_link(state, codes) is not None for codes in _query_codes(state, request))
+        return bool(codes) and _read_link(state, codes) is not None
     except Exception:
-        log_failure("Could not read the link of a page.")
+        log_failure("Could not read the link %r.", codes[0])
         return False
+
+
+def _query_codes(state: AppState, request: Request) -> Sequence[str]:
+    """Return the codes that the values in a page's query may stand for."""
+    values = read_values(request.query_string.decode(errors="replace"), state.settings.query_param)
+    return [code for value in values for code in find_codes(value, state.settings)]
 
 
 def _identify(
