@@ -97,7 +97,11 @@ class _Views:
     def follow_query(self, response: Response) -> Response:
         """Record the click of a page that was requested with a code in its query."""
         follow_query(self._state, unwrapped(flask.request), response)
-        return self.refuse_prefetch(response) or response
+        refusal = self.refuse_prefetch(response)
+        if refusal is None:
+            return response
+        response.close()  # it may be an open file
+        return refusal
 
     def index(self) -> Response:
         """Redirect a user who logged in before creating a link, and whom the login sent back here."""
