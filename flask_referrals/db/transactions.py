@@ -330,12 +330,16 @@ class ConnectionTransaction(OwnTransaction):
         self._carrier = self._open()
         is_limited = self.deadline != math.inf and self.database.dialect.name == "sqlite"
         with self._carrier, _limit_waiting(self.connection, self.deadline) if is_limited else _NO_SAVEPOINT as shorten:
-            found = find() if find is not None else None
-            if found is None:
-                found = work()
-            if shorten is not None:
-                shorten()  # a COMMIT waits for readers
-            self._carrier.commit()
+            try:
+                found = find() if find is not None else None
+                if found is None:
+                    found = work()
+                if shorten is not None:
+                    shorten()  # a COMMIT waits for readers
+                self._carrier.commit()
+            except BaseException:
+                self._carrier.rollback()  # close() does not do that after a failed COMMIT
+                raise
         return found
 
     def _open(self) -> t.Any:
