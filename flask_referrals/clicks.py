@@ -91,9 +91,8 @@ def follow_link(state: AppState, request: Request, codes: Sequence[str]) -> t.An
     """
     database = state.database
     was_idle = not is_in_transaction(database)
-    reason = ignored_reason(request, state.settings, state.hooks)
     find_visitor = partial(_find_visitor, state, request, was_idle=was_idle)
-    visitor, actor, reason = _identify(state, request, reason, find_visitor)
+    who = _identify(state, request, ignored_reason(request, state.settings, state.hooks), find_visitor)
     deadline = get_deadline(state.settings.lock_timeout)
     transaction: OwnTransaction | None = None
     if not is_in_transaction(database):
@@ -102,14 +101,15 @@ def follow_link(state: AppState, request: Request, codes: Sequence[str]) -> t.An
         # Only the user has been read in it.
         transaction = OwnTransaction(database, deadline=deadline)
     if state.recorder is not None:
-        return _follow_queued(state, request, codes, (visitor, actor, reason), deadline)
+        return _follow_queued(state, request, codes, who, deadline)
     try:
         client = description(request, state.settings, state.hooks)
     except Exception:
         log_failure("Could not describe the client of a click; recorded without a description.")
         client = {}
+    _, actor, _ = who
     row = new_row(CLICK, actor, client, is_touch=True, params=_campaign(state, request))
-    record = partial(_record, state, visitor, reason, row)
+    record = partial(_record, state, who, row)
     key = actor.visitor_key if actor.user_id is None else None
     if transaction is None:
         link = _read_link(state, codes, deadline)
@@ -136,16 +136,9 @@ def follow_link(state: AppState, request: Request, codes: Sequence[str]) -> t.An
     return stored or link
 
 
-def _record(
-    state: AppState,
-    visitor: Actor | Anonymous,
-    reason: str | None,
-    row: dict[str, t.Any],
-    code: str,
-    transaction: Transaction,
-) -> Stored | None:
+def _record(state: AppState, who: _Who, row: dict[str, t.Any], code: str, transaction: Transaction) -> Stored | None:
     """Store a click. Return ``None`` if its link does not exist, has expired, or ignored clicks are dropped."""
-    choice, announced = _choose(state, code, visitor, reason), partial(_announced, state, transaction)
+    choice, announced = _choose(state, code, who), partial(_announced, state, transaction)
     insert, find = partial(insert_response, transaction, choice, row), partial(find_response, transaction, row, code)
     return transaction.run(partial(announced, insert), partial(announced, find))
 
@@ -182,16 +175,16 @@ def attach_code(
     transaction = open_transaction(state.database, commit=commit)
     find_visitor = partial(current_actor, state, request, user, join=join)
     if request is None or user_key(state, user) is not None:
-        visitor = actor = find_visitor()
-        reason = None
+        visitor = find_visitor()
+        who: _Who = visitor, visitor, None
     else:
         # Another request than the current one may be made up of little but a cookie.
         is_here = is_current(request)
         reason = ignored_reason(request, state.settings, state.hooks, is_click=False) if is_here else None
-        visitor, actor, reason = _identify(state, request, reason, find_visitor)
-    query, parameters = _choose(state, referral.code, visitor, reason)
+        who = _identify(state, request, reason, find_visitor)
+    query, parameters = _choose(state, referral.code, who)
     choice = Choice(t.cast(ClickQuery, query)._replace(action=ATTACH), parameters)
-    return record_touch(state, request, transaction, Action(ATTACH, may_fail=True), actor, choice)
+    return record_touch(state, request, transaction, Action(ATTACH, may_fail=True), who[1], choice)
 
 
 def is_page(request: Request, response: Response | None = None) -> bool:
@@ -270,9 +263,9 @@ def _find_visitor(state: AppState, request: Request, *, was_idle: bool) -> Actor
     return ANONYMOUS if user_id is None and visitor_key is None else Actor(user_id, visitor_key)
 
 
-def _choose(state: AppState, code: str, visitor: Actor | Anonymous, reason: str | None) -> Choice:
+def _choose(state: AppState, code: str, who: _Who) -> Choice:
     """Return how the link of a click is chosen, if it is active, and why the click is ignored."""
-    settings, time = state.settings, now()
+    settings, time, (visitor, _, reason) = state.settings, now(), who
     has_user, has_visitor = visitor.user_id is not None, visitor.visitor_key is not None
     window = settings.repeat_window if visitor is not ANONYMOUS else None
     parameters = {"code": code, "now": time, "user": visitor.user_id, "visitor": visitor.visitor_key, "reason": reason}
@@ -301,13 +294,12 @@ def _read_link(state: AppState, codes: Sequence[str], deadline: float = math.inf
 
 def preview_click(state: AppState, request: Request, codes: Sequence[str]) -> tuple[str, str | None] | None:
     """Return where a link leads and why a click on it would not be counted, or ``None`` without such a link."""
-    reason = ignored_reason(request, state.settings, state.hooks)
     find_visitor = partial(_find_visitor, state, request, was_idle=not is_in_transaction(state.database))
-    visitor, _, reason = _identify(state, request, reason, find_visitor)
+    who = _identify(state, request, ignored_reason(request, state.settings, state.hooks), find_visitor)
     link = _read_link(state, codes)
     if link is None:
         return None
-    choice = _choose(state, link.code, visitor, reason)
+    choice = _choose(state, link.code, who)
     query = t.cast(ClickQuery, choice.query)._replace(is_counted_only=False)
     statement = get_statement(state.database.models, query)
     chosen = HostTransaction(state.database).execute(statement, choice.parameters).one_or_none()
