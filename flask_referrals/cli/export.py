@@ -21,7 +21,7 @@ from ..times import as_utc
 from .output import output_file, progress_bar, time, to_file
 
 #: Columns that have a meaning in the database only.
-_NOT_EXPORTED = {"identity", "session_key", "referral_id"}
+_NOT_EXPORTED = {"identity", "folded_code", "session_key", "referral_id"}
 _PAGE = 1000
 #: Characters by which a spreadsheet recognises a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
