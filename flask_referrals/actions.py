@@ -4,20 +4,28 @@ import re
 import typing as t
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from functools import partial
 
 import sqlalchemy as sa
+from sqlalchemy.orm import attributes
 from werkzeug.wrappers import Request
 
 from .actors import current_actor
 from .credit import choose_known, choose_referral
-from .db.conditions import is_exactly
-from .db.keys import digest, once_key
+from .db.conditions import is_exactly, unclaimed
+from .db.keys import digest, once_key, primary_key
 from .db.responses import Choice, find_response, insert_response, new_row
 from .db.tables import ReferralColumns, ResponseColumns
 from .db.totals import correct_totals
-from .db.transactions import HostTransaction, OwnTransaction, get_statement, object_handle, open_transaction
+from .db.transactions import (
+    HostTransaction,
+    OwnTransaction,
+    Transaction,
+    get_statement,
+    object_handle,
+    open_transaction,
+)
 from .delivery import send_after_commit
 from .exceptions import InvalidValueError
 from .failures import log_failure
@@ -32,6 +40,8 @@ from .web.visitor_key import new_key
 _MAX_ACTION = _MAX_KEY = 128
 _MAX_REASON = 200
 _CURRENCY = re.compile(r"[A-Z]{3}")
+_SMALLEST, _CONTEXT = Decimal("0.0001"), Context(prec=14, traps=[])
+_TARGET = ("target_type", "target_id")
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,9 @@ def _check_value(value: t.Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (Decimal, int)):
         raise InvalidValueError("value", f"must be a Decimal or an int, not {type(value).__name__}")
     number = Decimal(value)
-    if not number.is_finite() or abs(number) >= 10**10 or number != round(number, 4):
+    # Comparisons are exact; arithmetic would follow the caller's decimal context.
+    is_small = number.is_finite() and -(10**10) < number < 10**10
+    if not is_small or number != number.quantize(_SMALLEST, context=_CONTEXT):
         raise InvalidValueError("value", "must have at most 10 digits before the point and 4 after it")
 
 
@@ -229,40 +241,70 @@ class _Recording:
 
 
 def void_response(state: AppState, response: ResponseColumns, reason: str, *, commit: bool) -> ResponseColumns:
-    """Take a response out of all counts and credit. Return the record of the voiding."""
+    """Take a response and its repeats out of all counts and credit. Return the record of the voiding."""
     reason = _check_word("reason", reason, _MAX_REASON)
-    model = state.database.models.response
+    model: t.Any = state.database.models.response
     transaction = open_transaction(state.database, commit=commit)
-    key = f"response:{response.id}"
-    identity = digest(VOID, key)
-    select = sa.select(model).where(model.identity == identity)
-
-    def insert() -> ResponseColumns:
-        params = {"response": response.id, "reason": reason, "ignored": response.ignored}
-        transaction.lock()
-        if response.ignored is None:
-            correct_totals(transaction, [(response.referral_id, response.action, response.created_at)], -1)
-        response.ignored = "void"
-        record = model(
-            referral_id=response.referral_id,
-            user_id=response.user_id,
-            action=VOID,
-            key=key,
-            identity=identity,
-            target_type=response.target_type,
-            target_id=response.target_id,
-            ignored="void",
-            params=params,
-        )
-        transaction.session.add(record)
-        transaction.session.flush()
-        return record
 
     def work() -> ResponseColumns:
+        key = primary_key(response, "response")
+        select = sa.select(model).where(model.identity == digest(VOID, f"response:{key}"))
+        insert = partial(_void, transaction, key, reason)
         record, is_new = transaction.get_or_insert(select, state.database.first_object, insert, attempts=1)
+        attributes.set_committed_value(response, "ignored", "void")
         if is_new:
             transaction.has_written = True
             send_after_commit(state, transaction, response_recorded, [record.id])
         return t.cast("ResponseColumns", record)
 
     return transaction.run(work)
+
+
+def _void(transaction: Transaction, key: int, reason: str) -> ResponseColumns:
+    """Void a row as it is in the database, which the host's object may not be."""
+    models, responses, session = transaction.database.models, transaction.database.models.responses, transaction.session
+    transaction.lock()
+    names = ("referral_id", "user_id", "session_key", "action", "is_touch", "ignored", "created_at", *_TARGET)
+    columns = [responses[name].label(name) for name in names]
+    row = transaction.execute(sa.select(*columns).where(responses.id == key).with_for_update()).one_or_none()
+    if row is None:
+        raise InvalidValueError("response", "is not in the database")
+    update = sa.update(models.response_table).values({responses.ignored: "void"})
+    is_counted = responses.ignored.is_(None)
+    if transaction.execute(update.where(responses.id == key, is_counted)).rowcount:
+        correct_totals(transaction, [(row.referral_id, row.action, row.created_at)], -1)
+        if row.is_touch and (row.user_id is not None or row.session_key is not None):
+            _void_repeats(transaction, row)
+    else:
+        transaction.execute(update.where(responses.id == key))
+    record = models.response(
+        referral_id=row.referral_id,
+        user_id=row.user_id,
+        action=VOID,
+        key=f"response:{key}",
+        identity=digest(VOID, f"response:{key}"),
+        ignored="void",
+        params={"response": key, "reason": reason, "ignored": row.ignored},
+        **{name: getattr(row, name) for name in _TARGET},
+    )
+    session.add(record)
+    session.flush()
+    for each in session.identity_map.values():
+        if isinstance(each, models.response):
+            session.expire(each, ["ignored"])
+    return record
+
+
+def _void_repeats(transaction: Transaction, row: t.Any) -> None:
+    """Void the repeats of a touch: those of its actor up to the next counted touch of the same link."""
+    models, responses = transaction.database.models, transaction.database.models.responses
+    if row.user_id is not None:
+        is_theirs = is_exactly(responses.user_id, row.user_id)
+    else:
+        is_theirs = sa.and_(responses.session_key == row.session_key, unclaimed(responses))
+    same = [is_theirs, responses.is_touch == sa.true(), responses.referral_id == row.referral_id]
+    later = sa.select(sa.func.min(responses.created_at)).where(*same, responses.ignored.is_(None))
+    until = transaction.scalar(later.where(responses.created_at > row.created_at))
+    update = sa.update(models.response_table).values({responses.ignored: "void"})
+    update = update.where(*same, responses.ignored == "repeat", responses.created_at >= row.created_at)
+    transaction.execute(update.where(responses.created_at < until) if until is not None else update)

@@ -1,11 +1,14 @@
 """Conversions happen once, can be taken back, and carry their campaign's marks."""
 
+from datetime import datetime, timedelta, timezone
 from functools import partial
 
 import pytest
+import sqlalchemy as sa
+import time_machine
 from flask.testing import FlaskClient
 
-from flask_referrals import InvalidValueError, Referral
+from flask_referrals import InvalidValueError, Referral, ReferralResponse
 from tests.conftest import MakeHost
 from tests.host import Host, follow, in_parallel
 
@@ -73,6 +76,23 @@ class TestVoid:
         assert response.void("first") is response.void("second")
         assert len(host.responses()) == 2
 
+    def test_row_is_voided_as_it_is_now(self, host: Host) -> None:
+        mia = host.user("mia")
+        response = Referral.create("/").respond("CAME", user=mia)
+        assert response.user is mia
+        host.db.session.expunge(response)
+        host.referrals.forget_user(mia)
+        assert (response.user_id, response.void("a fraud").user_id) == (mia.id, None)
+
+    def test_deleted_response_cannot_be_voided(self, host: Host) -> None:
+        response = Referral.create("/").respond("CAME", user=host.user("mia"))
+        assert response.ignored is None
+        host.db.session.expunge(response)
+        host.db.session.execute(sa.delete(ReferralResponse))
+        host.db.session.commit()
+        with pytest.raises(InvalidValueError, match=r"^response is not in the database"):
+            response.void("a fraud")
+
     def test_void_is_rolled_back_with_the_host(self, host: Host) -> None:
         response = Referral.create("/").respond("CAME", user=host.user("mia"))
         response.void("a mistake", commit=False)
@@ -84,6 +104,48 @@ class TestVoid:
         response = Referral.create("/").respond("CAME", user=host.user("mia"))
         with pytest.raises(InvalidValueError, match=r"^reason "):
             response.void(reason)
+
+
+class TestVoidedClick:
+    """response.void for a click that was repeated."""
+
+    @pytest.mark.parametrize("name", [None, "mia"])
+    def test_repeats_earn_nothing(self, host: Host, client: FlaskClient, name: str | None) -> None:
+        if name is not None:
+            client.post("/signup", data={"name": name})
+        other = follow(host, client, "/other")
+        code = follow(host, client)
+        for each in (other, code, code):
+            client.get(f"/referrals/{each}")
+        stranger = host.client()
+        for _ in range(2):
+            stranger.get(f"/referrals/{code}")
+        with host.app.app_context():
+            host.responses()[1].void("a fraud")
+            assert [each.ignored for each in host.responses()[:5]] == [None, "void", "repeat", "void", "void"]
+            assert Referral.referral_for_request() is None
+        assert client.post("/act/BOUGHT").text == other
+        assert stranger.post("/act/BOUGHT").text == code
+
+    def test_later_click_that_is_counted_keeps_its_repeats(self, host: Host, client: FlaskClient) -> None:
+        with time_machine.travel(datetime(2026, 5, 20, tzinfo=timezone.utc), tick=False) as clock:
+            code = follow(host, client)
+            for _ in range(3):
+                clock.shift(timedelta(minutes=20))
+                client.get(f"/referrals/{code}")
+        with host.app.app_context():
+            host.responses()[0].void("a fraud")
+            assert [each.ignored for each in host.responses()[:4]] == ["void", "void", None, "repeat"]
+
+    def test_touch_of_nobody_takes_no_others_with_it(self, host: Host, client: FlaskClient) -> None:
+        code = follow(host, client)
+        client.get(f"/referrals/{code}")
+        with host.app.app_context():
+            nobodys = host.db.session.scalars(sa.select(Referral)).one().respond("CAME")
+            host.db.session.execute(sa.update(ReferralResponse).values(created_at=nobodys.created_at))
+            host.db.session.commit()
+            nobodys.void("a fraud")
+            assert sorted(str(each.ignored) for each in host.responses()) == ["None", "repeat", "void", "void"]
 
 
 @pytest.mark.slow

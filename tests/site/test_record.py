@@ -1,7 +1,7 @@
 """Recording what visitors do after the click."""
 
 from datetime import datetime, timedelta, timezone
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, localcontext
 from typing import Any
 
 import pytest
@@ -90,6 +90,20 @@ def test_repeated_click_is_not_counted_but_was_the_last(host: Host, client: Flas
     assert client.post("/act/BOUGHT").text == first
 
 
+@pytest.mark.parametrize("name", [None, "mia"])
+def test_dropping_ignored_clicks_changes_no_credit(new_host: MakeHost, name: str | None) -> None:
+    host = new_host(REFERRALS_IGNORED="drop")
+    client = host.client()
+    if name is not None:
+        client.post("/signup", data={"name": name})
+    first, second = follow(host, client, "/a"), follow(host, client, "/b")
+    for code in (second, first, first, second, first):
+        client.get(f"/referrals/{code}")
+    assert client.post("/act/BOUGHT").text == first
+    with host.app.app_context():
+        assert [each.ignored for each in host.responses()] == [None, None, "repeat", "repeat", "repeat", None]
+
+
 def test_policy_can_be_a_callable(new_host: MakeHost) -> None:
     seen: list[str] = []
 
@@ -151,6 +165,23 @@ def test_action_works_without_a_request_when_the_user_is_given(host: Host, clien
         assert (response.referral.code, response.user) == (code, mia)
         assert (response.value, response.currency) == (Decimal("49.9000"), "EUR")
         assert response.ip_address is None
+
+
+@pytest.mark.usefixtures("ctx")
+@pytest.mark.parametrize("context", [Context(prec=3), Context(prec=10, traps=[Inexact]), Context(Emax=2, Emin=-2)])
+class TestDecimalContext:
+    """The caller's decimal context does not matter."""
+
+    @pytest.mark.parametrize("value", ["12345678.12", "-9999999999.9999", "0.0001"])
+    def test_value_is_stored(self, host: Host, context: Context, value: str) -> None:
+        with localcontext(context):
+            response = Referral.create("/").respond("PAID", value=Decimal(value))
+            assert response.value == Decimal(value)
+
+    @pytest.mark.parametrize("value", ["10000000000", "9999999999.99999", "0.00001", "1E+30", "1E-30", "NaN", "sNaN"])
+    def test_value_is_refused(self, host: Host, context: Context, value: str) -> None:
+        with localcontext(context), pytest.raises(InvalidValueError, match=r"^value must have at most 10 digits"):
+            Referral.create("/").respond("PAID", value=Decimal(value))
 
 
 def test_somebody_acting_for_another_user_does_not_lend_their_own_credit(host: Host, client: FlaskClient) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -101,6 +102,50 @@ def test_voided_response_leaves_the_count(host: Host, code: str, rollup: Callabl
         response.void("fraud")
         response.void("fraud")
     assert count(host, code) == 4
+
+
+@time_machine.travel(NOON, tick=False)
+@pytest.mark.parametrize("oldest_first", [True, False])
+def test_voiding_an_old_object_corrects_the_count_once(
+    host: Host, code: str, rollup: Callable[[], str], oldest_first: bool
+) -> None:
+    rollup()
+    with host.app.app_context():
+        response = host.responses()[0 if oldest_first else -1]
+        host.db.session.expunge(response)
+        host.db.session.get_one(ReferralResponse, response.id).void("fraud")
+        assert response.ignored is None
+        response.void("fraud, says somebody who read it before")
+        assert response.ignored == "void"
+    assert count(host, code) == 4
+
+
+@time_machine.travel(NOON, tick=False)
+def test_voiding_a_detached_object_corrects_the_count(host: Host, code: str, rollup: Callable[[], str]) -> None:
+    rollup()
+    with host.app.app_context():
+        responses = host.responses()
+        host.db.session.remove()
+        for response in responses:
+            response.void("fraud")
+        assert {each.ignored for each in host.responses()} == {"void"}
+    assert count(host, code) == 0
+
+
+@time_machine.travel(NOON, tick=False)
+def test_racing_voids_correct_the_count_once(host: Host, code: str, rollup: Callable[[], str]) -> None:
+    rollup()
+    with host.app.app_context():
+        keys = [response.id for response in host.responses()]
+
+    def void(key: int) -> None:
+        with host.app.app_context():
+            host.db.session.get_one(ReferralResponse, key).void("fraud")
+
+    in_parallel([partial(void, key) for key in keys for _ in range(3)])
+    assert count(host, code) == 0
+    with host.app.app_context():
+        assert len(host.responses()) == 2 * len(keys)
 
 
 @time_machine.travel(NOON, tick=False)
