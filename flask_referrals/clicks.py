@@ -11,8 +11,9 @@ from werkzeug.wrappers import Request, Response
 
 from .actions import Action, record_touch
 from .actors import current_actor, current_user, user_key
+from .credit import MAX_REPEATS, TouchQuery
 from .db.build import Models
-from .db.conditions import is_active, made_by, own_reason
+from .db.conditions import is_active, made_by_each, own_reason
 from .db.responses import Choice, Stored, find_response, insert_response, new_row
 from .db.tables import ResponseColumns
 from .db.transactions import (
@@ -47,13 +48,13 @@ _Who = tuple[Actor | Anonymous, Actor | Anonymous, str | None]
 
 
 class ClickQuery(t.NamedTuple):
-    """Select the active referral with a code, and the reason to ignore a click on it."""
+    """Select the active referral with a code, and the reason to ignore a click on it. Select none to store no click."""
 
     has_user: bool
     has_visitor: bool
     has_reason: bool
     has_window: bool
-    #: Select no referral where the click would be ignored.
+    #: Store no ignored click but a repeat that changes the credit, because it follows a touch of another link.
     is_counted_only: bool = False
     action: str = CLICK
 
@@ -64,21 +65,32 @@ class ClickQuery(t.NamedTuple):
             reasons.append(sa.bindparam("reason", type_=responses.ignored.type))
         if self.has_user:
             reasons.append(own_reason(referrals))
+        stored: list[sa.ColumnElement[bool]] = []
+        if self.is_counted_only and reasons:
+            stored.append(sa.func.coalesce(*reasons, sa.null()).is_(None))
         if self.has_window:
-            is_repeat = sa.exists().where(
-                made_by(responses, has_user=self.has_user, has_visitor=self.has_visitor),
-                responses.is_touch == sa.true(),
-                responses.created_at > sa.bindparam("since"),
-                # coalesce() keeps the planner off the link's index, which holds every visitor's clicks.
-                sa.func.coalesce(responses.referral_id, 0) == referrals.id,
-                responses.action == self.action,
-                responses.ignored.is_(None),
+            makers = made_by_each(responses, has_user=self.has_user, has_visitor=self.has_visitor)
+            recent = sa.select(responses.id).where(
+                responses.is_touch == sa.true(), responses.created_at > sa.bindparam("since")
             )
+            # coalesce() keeps the planner off the link's index, which holds every visitor's clicks.
+            counted = recent.where(sa.func.coalesce(responses.referral_id, 0) == referrals.id)
+            counted = counted.where(responses.action == self.action, responses.ignored.is_(None))
+            is_repeat = sa.or_(*(counted.where(each).exists() for each in makers))
             reasons.append(sa.case((is_repeat, "repeat")))
+            if self.is_counted_only:
+                touches = TouchQuery(self.has_user, self.has_visitor, has_window=False, newest_first=True)
+                stored.append(~is_repeat | (touches.build_referral(models, is_any=True) != referrals.id))
+            else:
+                repeats = recent.where(responses.ignored == "repeat").limit(MAX_REPEATS)
+                numbers = [repeats.where(each).subquery() for each in makers]
+                are_few = [
+                    sa.select(sa.func.count()).select_from(each).scalar_subquery() < MAX_REPEATS for each in numbers
+                ]
+                stored.append(~is_repeat | sa.and_(*are_few))
         ignored = sa.func.coalesce(*reasons, sa.null()) if reasons else sa.null()
         chosen = sa.select(referrals.id.label("referral_id"), ignored.label("ignored"))
-        chosen = chosen.where(referrals.code == sa.bindparam("code"), is_active(referrals))
-        return chosen.where(ignored.is_(None)) if self.is_counted_only and reasons else chosen
+        return chosen.where(referrals.code == sa.bindparam("code"), is_active(referrals), *stored)
 
 
 def follow_link(state: AppState, request: Request, codes: Sequence[str]) -> t.Any:

@@ -15,13 +15,14 @@ import sqlalchemy as sa
 from .db.build import Models
 from .db.conditions import (
     USER,
+    Condition,
     actor_parameters,
     history_of,
+    in_order,
     is_active,
-    is_counted_touch,
     is_credited,
     is_exactly,
-    made_by,
+    made_by_each,
     newest_first,
     oldest_first,
     own_reason,
@@ -34,16 +35,22 @@ from .state import AppState
 from .times import now
 from .types import Actor, Anonymous
 
+#: How many touches a callable of the host's is given.
+_MAX_TOUCHES = 1000
+#: How many repeats of a visitor are stored within the repeat window, may earn credit, and are joined at a login.
+MAX_REPEATS = 100
+
 
 class TouchQuery(t.NamedTuple):
-    """Select the touches that may earn the credit, the preferred one first, with their referrals."""
+    """Select the touches that may earn the credit, the preferred one first, with their referrals.
+
+    A repeated click is not counted, but is as good as the first.
+    """
 
     has_user: bool
     has_visitor: bool
     has_window: bool
     newest_first: bool
-    #: Only the key of the first one's referral.
-    is_first_referral: bool = False
 
     @classmethod
     def of(cls, actor: Actor, settings: Settings) -> "TouchQuery":
@@ -53,22 +60,42 @@ class TouchQuery(t.NamedTuple):
         return cls(actor.user_id is not None, actor.visitor_key is not None, has_window, is_newest_first)
 
     def build(self, models: Models) -> t.Any:
-        referral: t.Any = models.referrals if self.is_first_referral else models.referral
-        response: t.Any = models.responses if self.is_first_referral else models.response
-        touches = (
-            sa.select(response.referral_id if self.is_first_referral else response)
-            .join_from(response.id.table, referral.id.table, response.referral_id == referral.id)
-            .where(made_by(response, has_user=self.has_user, has_visitor=self.has_visitor))
-            .where(is_counted_touch(response), is_active(referral))
-            .order_by(*(newest_first(response) if self.newest_first else oldest_first(response)))
-        )
-        if self.has_user:
-            touches = touches.where(sa.or_(referral.user_id.is_(None), ~is_exactly(referral.user_id, USER)))
+        response: t.Any = models.response
+        found = self._select_nearest(models, _MAX_TOUCHES)
+        touches = sa.select(response).join(found, found.c.id == response.id).join(response.referral)
+        touches = touches.order_by(*(newest_first(response) if self.newest_first else oldest_first(response)))
+        return touches.limit(_MAX_TOUCHES).options(sa.orm.contains_eager(response.referral))
+
+    def build_referral(self, models: Models, *, is_any: bool = False) -> sa.ScalarSelect[t.Any]:
+        """Select the key of the first one's referral.
+
+        :param is_any: also of a touch that earns nothing, because its link has expired or is the actor's own.
+        """
+        found = self._select_nearest(models, 1, is_any=is_any).c
+        order = newest_first(found) if self.newest_first else oldest_first(found)
+        return sa.select(found.referral_id).order_by(*order).limit(1).scalar_subquery()
+
+    def _select_nearest(self, models: Models, limit: int, *, is_any: bool = False) -> sa.Subquery:
+        """Select the first ones of each range of an index."""
+        responses, referrals = models.responses, models.referrals
+        conditions = [responses.is_touch == sa.true()]
         if self.has_window:
-            touches = touches.where(response.created_at >= sa.bindparam("since"))
-        if self.is_first_referral:
-            return touches.limit(1)
-        return touches.options(sa.orm.contains_eager(response.referral))
+            conditions.append(responses.created_at >= sa.bindparam("since"))
+        is_valid: list[Condition] = [] if is_any else [is_active(referrals)]
+        if self.has_user and not is_any:
+            is_valid.append(sa.or_(referrals.user_id.is_(None), ~is_exactly(referrals.user_id, USER)))
+        names = ("id", "referral_id", "created_at", "ignored")
+        select = sa.select(*(responses[name].label(name) for name in names)).where(*conditions)
+        parts = []
+        for maker in made_by_each(responses, has_user=self.has_user, has_visitor=self.has_visitor):
+            counted = select.where(maker, responses.ignored.is_(None)).subquery()
+            repeats = select.where(maker, responses.ignored == "repeat")
+            repeats = repeats.order_by(*in_order(responses, newest_first=self.newest_first)).limit(MAX_REPEATS)
+            for near in (counted, repeats.subquery()):
+                part = sa.select(near).join(referrals.id.table, near.c.referral_id == referrals.id).where(*is_valid)
+                part = part.order_by(*in_order(near.c, newest_first=self.newest_first)).limit(limit)
+                parts.append(part.subquery().select())
+        return sa.union_all(*parts).subquery()
 
 
 class CreditQuery(t.NamedTuple):
@@ -77,7 +104,7 @@ class CreditQuery(t.NamedTuple):
     touches: TouchQuery
 
     def build(self, models: Models) -> t.Any:
-        winner: t.Any = self.touches._replace(is_first_referral=True).build(models).scalar_subquery()
+        winner: t.Any = self.touches.build_referral(models)
         if self.touches.has_user:
             winner = sa.func.coalesce(_first_credited(models.responses, models.responses.referral_id), winner)
         chosen = _select_choice(models, own_reason(models.referrals) if self.touches.has_user else sa.null())
@@ -111,7 +138,7 @@ def _select_choice(models: Models, ignored: sa.ColumnElement[t.Any]) -> t.Any:
 def _first_credited(response: t.Any, column: t.Any) -> sa.ScalarSelect[t.Any]:
     """Select a column of the action that binds a user; the user is a parameter."""
     actions = sa.select(column).where(is_exactly(response.user_id, USER), is_credited(response))
-    return actions.order_by(*oldest_first(response)).limit(1).scalar_subquery()
+    return actions.order_by(*in_order(response, newest_first=False)).limit(1).scalar_subquery()
 
 
 def choose_referral(state: AppState, actor: Actor) -> Choice | None:

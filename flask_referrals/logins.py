@@ -8,6 +8,7 @@ replaced by one that is reserved for the user, so that the next action can repea
 import typing as t
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import partial
 
 import sqlalchemy as sa
@@ -15,8 +16,10 @@ from flask import Response, after_this_request
 from werkzeug.wrappers import Request
 
 from .actors import require_user_key
-from .db.conditions import Condition, is_exactly, oldest_first, unclaimed
+from .credit import MAX_REPEATS
+from .db.conditions import Condition, in_order, is_exactly, oldest_first, unclaimed
 from .db.keys import stored_key, user_exists
+from .db.tables import TIME
 from .db.totals import correct_totals
 from .db.transactions import Transaction, is_in_transaction, open_transaction
 from .deferral import defer
@@ -29,17 +32,20 @@ from .state import AppState
 from .types import Actor, Anonymous, Event
 from .web.client import resolve_request, unwrapped
 
+_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
 
 def claim_responses(state: AppState, transaction: Transaction, actor: Actor, *conditions: Condition) -> None:
     """Assign a visitor's unclaimed responses to a user, in one UPDATE: the first claim wins.
 
-    Clicks on the user's own links are no longer counted. ``user_linked_to_response`` is sent for each row.
+    Clicks on the user's own links are no longer counted. Of the repeats, only the newest are assigned.
+    ``user_linked_to_response`` is sent for each row.
 
     :param conditions: that are true of the rows, too.
     """
     models = transaction.database.models
     referrals, responses = models.referrals, models.responses
-    claimed = [responses.session_key == actor.visitor_key, unclaimed(responses), *conditions]
+    claimed = [_is_claimable(responses, actor.visitor_key), unclaimed(responses), *conditions]
     if actor.until is not None:
         claimed.append(responses.created_at <= actor.until)
     is_own = sa.exists().where(referrals.id == responses.referral_id, is_exactly(referrals.user_id, actor.user_id))
@@ -60,6 +66,17 @@ def claim_responses(state: AppState, transaction: Transaction, actor: Actor, *co
             correct_totals(transaction, [tuple(row) for row in own], -1)
     transaction.has_written = True
     send_after_commit(state, transaction, user_linked_to_response, won)
+
+
+def _is_claimable(responses: t.Any, visitor_key: str | None) -> Condition:
+    """Tell a visitor's responses, of the repeats the newest. An index finds those of each condition."""
+    is_theirs, is_repeat = responses.session_key == visitor_key, responses.ignored == "repeat"
+    repeats = sa.select(responses.created_at.label("time")).where(is_theirs, is_repeat)
+    repeats = repeats.order_by(*in_order(responses, newest_first=True)).offset(MAX_REPEATS - 1).limit(1)
+    since = sa.func.coalesce(sa.select(repeats.subquery().c.time).scalar_subquery(), sa.literal(_NEVER, TIME))
+    is_recent = sa.and_(is_repeat, responses.created_at >= since)
+    others = (responses.ignored.is_(None), responses.ignored < "repeat", responses.ignored > "repeat")
+    return sa.or_(*(sa.and_(is_theirs, each) for each in (*others, is_recent)))
 
 
 def join_history(state: AppState, transaction: Transaction, request: Request | None, actor: Actor | Anonymous) -> None:

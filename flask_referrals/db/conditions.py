@@ -25,11 +25,14 @@ def is_exactly(column: t.Any, value: t.Any) -> Condition:
 
 def made_by(responses: t.Any, *, has_user: bool, has_visitor: bool) -> Condition:
     """Tell the responses of an actor. A visitor key finds only rows that no user has claimed."""
+    return sa.or_(*made_by_each(responses, has_user=has_user, has_visitor=has_visitor))
+
+
+def made_by_each(responses: t.Any, *, has_user: bool, has_visitor: bool) -> Sequence[Condition]:
+    """Tell the responses of the user, and those of the visitor: an index finds the rows of each condition."""
     of_user = is_exactly(responses.user_id, USER)
     of_visitor = sa.and_(responses.session_key == VISITOR, unclaimed(responses))
-    if not has_user:
-        return of_visitor
-    return sa.or_(of_user, of_visitor) if has_visitor else of_user
+    return [condition for condition, has in ((of_user, has_user), (of_visitor, has_visitor)) if has]
 
 
 def actor_parameters(actor: Actor | Anonymous) -> dict[str, t.Any]:
@@ -48,12 +51,6 @@ def unclaimed(responses: t.Any) -> Condition:
     """Tell the responses that belong to no user."""
     # CASE keeps PostgreSQL off the index on users: without statistics it would read every anonymous row.
     return sa.case((responses.user_id.is_(None), 1), else_=0) == 1
-
-
-def is_counted_touch(responses: t.Any) -> Condition:
-    """Tell the touches that may earn credit. A repeated click is not counted, but is as good as the first."""
-    is_valid = sa.or_(responses.ignored.is_(None), responses.ignored == "repeat")
-    return sa.and_(responses.is_touch == sa.true(), is_valid)
 
 
 def is_credited(responses: t.Any) -> Condition:
@@ -78,3 +75,9 @@ def oldest_first(responses: t.Any) -> Sequence[sa.ColumnElement[t.Any]]:
 
 def newest_first(responses: t.Any) -> Sequence[sa.ColumnElement[t.Any]]:
     return responses.created_at.desc(), responses.id.desc()
+
+
+def in_order(responses: t.Any, *, newest_first: bool) -> Sequence[sa.ColumnElement[t.Any]]:
+    """Order rows of one ``ignored`` as the indexes do: PostgreSQL does not see that IS NULL means one value."""
+    direction = sa.desc if newest_first else sa.asc
+    return [direction(column) for column in (responses.ignored, responses.created_at, responses.id)]

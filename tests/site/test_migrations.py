@@ -305,7 +305,7 @@ class TestCheck:
             ("ALTER TABLE referral ADD COLUMN extra INTEGER", "Unexpected column: referral.extra"),
             (
                 "DROP INDEX ix_referral_response_session_key",
-                "Missing index: referral_response (session_key, created_at, id)",
+                "Missing index: referral_response (session_key, ignored, created_at, id)",
             ),
             ("CREATE INDEX by_label ON referral (label)", "Unexpected index: referral (label)"),
             ("DROP TABLE referral_response", "Missing table: referral_response"),
@@ -466,8 +466,8 @@ INDEXES = {
         "UNIQUE (identity)",
         "referral_id -> referral.id CASCADE",
         "user_id -> user.id SET NULL",
-        "ix_referral_response_session_key (session_key, created_at, id)",
-        "ix_referral_response_user_id (user_id, is_touch, created_at, id)",
+        "ix_referral_response_session_key (session_key, ignored, created_at, id)",
+        "ix_referral_response_user_id (user_id, is_touch, ignored, created_at, id)",
         "ix_referral_response_referral_id (referral_id, created_at, id)",
     },
     "referral_total": {

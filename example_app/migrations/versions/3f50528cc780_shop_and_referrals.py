@@ -215,10 +215,12 @@ def upgrade() -> None:
             batch_op.f("ix_referral_response_referral_id"), ["referral_id", "created_at", "id"], unique=False
         )
         batch_op.create_index(
-            batch_op.f("ix_referral_response_session_key"), ["session_key", "created_at", "id"], unique=False
+            batch_op.f("ix_referral_response_session_key"), ["session_key", "ignored", "created_at", "id"], unique=False
         )
         batch_op.create_index(
-            batch_op.f("ix_referral_response_user_id"), ["user_id", "is_touch", "created_at", "id"], unique=False
+            batch_op.f("ix_referral_response_user_id"),
+            ["user_id", "is_touch", "ignored", "created_at", "id"],
+            unique=False,
         )
 
     op.create_table(
