@@ -229,7 +229,7 @@ def _on_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
 
 
 def _on_logout(app: Flask, user: t.Any = None, **extra: t.Any) -> None:
-    logins.drop_key_at_logout(current_state(), user)
+    logins.drop_key_at_logout(current_state())
 
 
 def _on_failure(app: Flask, **extra: t.Any) -> None:

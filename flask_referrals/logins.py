@@ -82,7 +82,7 @@ def _is_claimable(responses: t.Any, visitor_key: str | None) -> Condition:
 def join_history(state: AppState, transaction: Transaction, request: Request | None, actor: Actor | Anonymous) -> None:
     """Store the pending clicks of a request. Assign its visitor's history to the user, if any, and drop the key."""
     if state.recorder is not None:
-        settle_pending(state, transaction, request, actor)
+        settle_pending(state, transaction, request)
     if actor.user_id is not None and actor.visitor_key is not None:
         claim_responses(state, transaction, actor)
         transaction.after_commit(partial(state.visitor_keys.drop, request))
@@ -149,11 +149,13 @@ def join_at_login(state: AppState, user: t.Any) -> None:
     """Join the history of the current visitor to the user who logs in. An error is logged: the login goes on."""
     try:
         request, user = resolve_request(), unwrapped(user)
-        visitor_key = state.visitor_keys.get(request)
+        visitor_key, pending = state.visitor_keys.get(request), read_pending(state, request)
         model = state.database.models.user
         if request is None or visitor_key is None or (model is not None and not isinstance(user, model)):
+            if request is not None:
+                store_pending(state, request, pending)  # those of a user who has been logged in
             return
-        join = _Join(state, request, user, visitor_key, read_pending(state, request, Actor(None, visitor_key)))
+        join = _Join(state, request, user, visitor_key, pending)
         if is_in_transaction(state.database):
             after_this_request(join.before_response)
         failure = "A visitor's history could not be joined to the user who logged in; the next action retries."
@@ -162,11 +164,12 @@ def join_at_login(state: AppState, user: t.Any) -> None:
         log_failure("A visitor's history could not be joined to the user who logged in.")
 
 
-def drop_key_at_logout(state: AppState, user: t.Any) -> None:
+def drop_key_at_logout(state: AppState) -> None:
     """Drop the visitor key at a logout: the next person on this browser is another visitor."""
     request = resolve_request()
-    store_pending(state, request, Actor(stored_key(user), state.visitor_keys.get(request)))
-    state.visitor_keys.drop(request)
+    if request is not None:
+        store_pending(state, request, read_pending(state, request))
+        state.visitor_keys.drop(request)
 
 
 def restore_key(state: AppState) -> None:

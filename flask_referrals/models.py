@@ -287,5 +287,5 @@ def _settled_actor(request: Request | None) -> tuple[AppState, Actor | Anonymous
     transaction = HostTransaction(database, flush=False) if is_in_transaction(database) else OwnTransaction(database)
     actor = current_actor(state, request)
     if has_pending(state, request):
-        transaction.run(lambda: settle_pending(state, transaction, request, actor))
+        transaction.run(lambda: settle_pending(state, transaction, request))
     return state, actor

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from .db.conditions import Condition, is_exactly
 from .db.keys import once_key, table_name
+from .db.tombstones import place_tombstones
 from .db.transactions import Transaction, open_transaction
 from .state import AppState
 from .times import now
-from .types import VOID, Actor
+from .types import EVENT_PREFIX, VOID, Actor
 
 _BATCH = 1000
 
@@ -42,7 +43,7 @@ def anonymize(state: AppState, older_than: timedelta, *, progress: Progress = la
     has_key = sa.and_(responses.key.is_not(None), responses.action != VOID)
     is_personal = sa.or_(has_key, *(responses[name].is_not(None) for name in _PERSONAL))
     update = sa.update(responses.id.table).where(responses.created_at < now() - older_than, is_personal)
-    return _execute_by_page(state, update.values(_anonymous(responses)), progress)
+    return _execute_by_page(state, _anonymize(update, responses), progress)
 
 
 def id_span(state: AppState) -> int:
@@ -51,11 +52,18 @@ def id_span(state: AppState) -> int:
     return 0 if first is None else last - first + 1
 
 
-def _anonymous(responses: t.Any) -> dict[t.Any, t.Any]:
-    """Return the columns of an anonymous response. The record of a voiding is still found by its key."""
-    columns = (responses.key, responses.identity)
-    kept = {column: sa.case((responses.action == VOID, column), else_=sa.null()) for column in columns}
-    return {**kept, **{responses[name]: None for name in _PERSONAL}}
+def _anonymize(update: sa.Update, responses: t.Any) -> sa.Update:
+    """Make the responses of an update anonymous. The record of a voiding is still found by its key.
+
+    A recorder's click is still found by the digest of its random key: its event may come, or come again.
+    """
+    is_void = responses.action == VOID
+    is_click = sa.or_(responses.key.is_(None), responses.key.startswith(EVENT_PREFIX))
+    identity = sa.case((sa.or_(is_void, is_click), responses.identity), else_=sa.null())
+    key = sa.case((is_void, responses.key), else_=sa.null())
+    # In this order: MariaDB takes the new key for what follows it.
+    kept = ((responses.identity, identity), (responses.key, key))
+    return update.ordered_values(*kept, *((responses[name], None) for name in _PERSONAL))
 
 
 def _first_and_last(state: AppState) -> tuple[int | None, int]:
@@ -110,6 +118,8 @@ class Forgotten(t.NamedTuple):
 
 def forget_user(state: AppState, user_id: t.Any, *, commit: bool, progress: Progress = lambda rows: None) -> Forgotten:
     """Remove a user from both tables."""
+    if state.recorder is not None:
+        _in_transaction(state, partial(place_tombstones, actors=[Actor(user_id)]), commit=commit)
     run = _Forgetting(state, user_id, commit, progress)
     forgotten = Forgotten(run.forget_links(), run.forget_responses())
     session, models = state.database.session, state.database.models
@@ -150,21 +160,23 @@ class _Forgetting(t.NamedTuple):
         is_about = self._is_about(responses)
         was_once = responses.key == once_key(Actor(self.user_id))
         is_theirs = sa.or_(is_exactly(responses.user_id, self.user_id), was_once)
-        visitor, values = responses.session_key, _anonymous(responses)
+        visitor = responses.session_key
 
         def change(transaction: Transaction, ids: Sequence[int]) -> int:
             are_these, update = responses.id.in_(ids), sa.update(responses.id.table)
             as_visitors = sa.select(visitor).where(are_these, is_theirs, visitor.is_not(None)).distinct()
             visitors = transaction.execute(as_visitors).scalars().all()
-            transaction.execute(update.where(are_these, is_theirs).values(values))
+            transaction.execute(_anonymize(update.where(are_these, is_theirs), responses))
             no_target = {responses.target_type: None, responses.target_id: None}
             transaction.execute(update.where(are_these, is_about).values(no_target))
             if not visitors:
                 return len(ids)
+            if self.state.recorder is not None:
+                place_tombstones(transaction, [Actor(None, each) for each in visitors])
             # coalesce() keeps SQLite off the index on users, by which it would read every anonymous row.
             has_no_user = sa.func.coalesce(responses.user_id, sa.null()).is_(None)
-            unclaimed = update.where(visitor.in_(visitors), has_no_user)
-            return len(ids) + int(transaction.execute(unclaimed.values(values)).rowcount)
+            unclaimed = _anonymize(update.where(visitor.in_(visitors), has_no_user), responses)
+            return len(ids) + int(transaction.execute(unclaimed).rowcount)
 
         return self._change(responses.id, sa.or_(is_theirs, is_about), change)
 

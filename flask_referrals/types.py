@@ -14,6 +14,9 @@ CLICK, ATTACH, VOID = "RESPONDED", "ATTACHED", "VOIDED"
 #: The form of a code, in a URL and in the database.
 CODE: re.Pattern[str] = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
+#: What the key of a click begins with that a recorder took.
+EVENT_PREFIX = "click:"
+
 #: A click that a recorder takes: a dict that can be written as JSON. The recorder returns once it is safe.
 Event = dict[str, t.Any]
 Recorder = Callable[[Event], None]

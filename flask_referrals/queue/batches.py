@@ -1,4 +1,4 @@
-"""Storing many events at once."""
+"""Storing many events at once, as if each had been stored when it happened."""
 
 import typing as t
 from collections import defaultdict
@@ -11,23 +11,24 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from ..actors import parse_user_key
+from ..credit import MAX_REPEATS
 from ..db.build import Models
-from ..db.conditions import unclaimed
-from ..db.keys import existing_users
+from ..db.keys import digest, existing_users
+from ..db.tombstones import find_tombstones
 from ..db.totals import correct_totals
 from ..db.transactions import Transaction
 from ..delivery import send_after_commit
 from ..signals import response_recorded
 from ..state import AppState
 from ..times import as_utc, now, parse_time
-from ..types import CLICK, Event
+from ..types import CLICK, VOID, Actor, Event
 from .events import DESCRIPTION, event_digest, event_key
 
 #: How often events are inserted while others insert the same ones, or delete links and users.
 _ATTEMPTS = 5
 
-#: The actor of clicks, by the name of the column, and the key of their link.
-_Followed = tuple[str, t.Any, int]
+#: The age of the youngest click that a roll-up may have missed.
+_ROLLED_UP = timedelta(hours=1)
 
 
 def store_events(state: AppState, events: Sequence[Event], transaction: Transaction) -> None:
@@ -50,21 +51,65 @@ def insert_events(state: AppState, transaction: Transaction, events: Sequence[Ev
             return
 
 
-@dataclass
-class _Click:
-    """An event, with its link and its actor."""
+@dataclass(eq=False)
+class _Touch:
+    """A touch in the order of time: a stored one, or an event.
 
-    event: Event
+    :param maker_id: the user who made it; ``None`` if it was a visitor.
+    :param user_id: the user whose it is ``since`` a time: the maker, or who has claimed it.
+    """
+
+    key: t.Any
     time: datetime
-    user_id: t.Any
+    referral_id: int
+    owner_id: t.Any
+    maker_id: t.Any
     visitor_key: str | None
-    link: t.Any
+    user_id: t.Any
+    since: datetime
+    ignored: str | None
+    event: Event | None = None
+    is_click: bool = True
+    voided_at: datetime | None = None
+    was_counted: bool = False
+    is_changed: bool = False
+    is_kept: bool = True
 
     @property
-    def actors(self) -> list[tuple[str, t.Any]]:
-        """The columns and values by which other clicks of the same actor are found."""
-        keys = [("user_id", self.user_id), ("session_key", self.visitor_key)]
-        return [(name, key) for name, key in keys if key is not None]
+    def reason(self) -> str | None:
+        """The reason to store: at the claim, a counted click on the user's own link becomes ``self``."""
+        is_own = self.ignored is None and self.user_id is not None and self.user_id == self.owner_id
+        return "self" if is_own else self.ignored
+
+    def sees(self, earlier: "_Touch") -> bool:
+        """Return whether an earlier touch belonged to the same actor when this one was made."""
+        if earlier.user_id is not None and (earlier.maker_id is not None or earlier.since < self.time):
+            return bool(earlier.user_id == self.maker_id)
+        return earlier.visitor_key is not None and earlier.visitor_key == self.visitor_key
+
+    def judge(self, earlier: Sequence["_Touch"], *, drops: bool) -> None:
+        """Decide whether it is a repeat, given the actor's touches within the repeat window before it."""
+        same = [each for each in earlier if each.is_click and each.referral_id == self.referral_id]
+        is_open = self.is_click and self.ignored != "void" and any(each.is_changed for each in same)
+        if self.event is None and not is_open:
+            return
+        before = self.ignored
+        counted = [each for each in same if each.ignored is None]
+        if self.maker_id is not None and self.maker_id == self.owner_id:
+            self.ignored = "self"
+        elif counted:
+            self.ignored = "repeat"
+        elif any(each.voided_at is not None and each.voided_at > self.time for each in same):
+            self.ignored = "void"
+        else:
+            self.ignored = None
+        self.is_changed = self.event is not None or self.ignored != before
+        if self.ignored == "repeat":
+            touches = [each for each in earlier if each.ignored in (None, "repeat")]
+            if drops:
+                self.is_kept = max(touches, key=lambda each: each.time).referral_id != self.referral_id
+            else:
+                self.is_kept = sum(each.ignored == "repeat" for each in touches) < MAX_REPEATS
 
 
 @dataclass(frozen=True)
@@ -80,17 +125,18 @@ class _Batch:
         by_digest = {event_digest(event): event for event in events}
         stored = self._find_stored(by_digest, is_contested)
         self._describe({row.id: by_digest[row.identity] for row in stored if row.is_bare})
-        missing = by_digest.keys() - {row.identity for row in stored}
-        clicks = self._resolve([by_digest[each] for each in missing])
-        self._judge(clicks)
+        new = self._resolve([by_digest[each] for each in by_digest.keys() - {row.identity for row in stored}])
+        earlier = self._find_touches(new) if new else []
+        self._judge([*earlier, *(touch for touch in new if touch.ignored is None)])
         if self.state.settings.ignored == "drop":
-            clicks = [click for click in clicks if click.event["ignored"] is None]
-        if clicks:
-            self._insert(clicks)
+            new = [touch for touch in new if touch.ignored in (None, "repeat")]
+        self._insert([touch for touch in new if touch.is_kept])
+        self._change([touch for touch in earlier if touch.is_changed])
 
     def _find_stored(self, digests: Iterable[str], is_contested: bool) -> Sequence[t.Any]:
         responses = self.models.responses
-        is_bare = sa.and_(*(responses[name].is_(None) for name in DESCRIPTION))
+        # A row without a key has been made anonymous.
+        is_bare = sa.and_(responses.key.is_not(None), *(responses[name].is_(None) for name in DESCRIPTION))
         select = sa.select(responses.id.label("id"), responses.identity.label("identity"), is_bare.label("is_bare"))
         select = select.where(responses.identity.in_(list(digests)))
         if is_contested:  # MariaDB's snapshot may be older than the rows that were in the way
@@ -101,33 +147,24 @@ class _Batch:
     def _describe(self, events: Mapping[int, Event]) -> None:
         """Complete the rows that were stored before their event came."""
         responses = self.models.responses
-        described = {key: event for key, event in events.items() if any(event[name] for name in DESCRIPTION)}
-        if not described:
-            return
-        for key, event in described.items():
-            values = {responses[name]: event[name] for name in (*DESCRIPTION, "params")}
-            self.transaction.execute(sa.update(self.models.response_table).where(responses.id == key).values(values))
+        for key, event in events.items():
+            if any(event[name] for name in DESCRIPTION):
+                values = {responses[name]: event[name] for name in (*DESCRIPTION, "params")}
+                self.transaction.execute(
+                    sa.update(self.models.response_table).where(responses.id == key).values(values)
+                )
 
-    def _resolve(self, events: Sequence[Event]) -> list[_Click]:
-        """Find the link and the actor of each event, oldest first. Events without a link active then are left out."""
+    def _resolve(self, events: Sequence[Event]) -> list[_Touch]:
+        """Find the link and the actor of each event. Events without a link active then are left out."""
         links = self._find_links({event["code"] for event in events})
-        clicks = []
+        touches = []
         for event in events:
             link, time = links.get(event["code"]), parse_time(event["time"])
-            if link is None or (link.expired_at is not None and as_utc(link.expired_at) <= time):
-                continue
-            user_id = parse_user_key(self.state, event["user"]) if event["user"] is not None else None
-            clicks.append(_Click(dict(event), time, user_id, event["visitor"], link))
-        claims = self._find_claims({click.visitor_key for click in clicks if click.visitor_key is not None})
-        known = existing_users(self.transaction, {click.user_id for click in clicks if click.user_id is not None})
-        for click in clicks:
-            if click.event["user"] is not None and click.user_id not in known:
-                # The user is deleted: only the click itself is stored.
-                click.user_id = click.visitor_key = None
-                click.event |= dict.fromkeys(DESCRIPTION)
-            elif click.user_id is None:
-                click.user_id = next((user for until, user in claims[click.visitor_key] if click.time <= until), None)
-        return sorted(clicks, key=lambda click: (click.time, click.event["id"]))
+            if link is not None and (link.expired_at is None or as_utc(link.expired_at) > time):
+                user_id = parse_user_key(self.state, event["user"]) if event["user"] is not None else None
+                actor = (user_id, event["visitor"], user_id)
+                touches.append(_Touch(event["id"], time, link.id, link.user_id, *actor, time, event["ignored"], event))
+        return touches
 
     def _find_links(self, codes: set[str]) -> dict[str, t.Any]:
         referrals = self.models.referrals
@@ -135,86 +172,120 @@ class _Batch:
         links = sa.select(*(referrals[name].label(name) for name in names)).where(referrals.code.in_(list(codes)))
         return {row.code: row for row in self.transaction.execute(links)} if codes else {}
 
-    def _find_claims(self, keys: set[str]) -> dict[str | None, list[tuple[datetime, t.Any]]]:
-        """Return the users who claimed each visitor key, each with the time of the last row that they claimed.
+    def _find_touches(self, new: Sequence[_Touch]) -> list[_Touch]:
+        """Find the stored touches of the same actors, from the first that matters on. Tell who has claimed which."""
+        responses, rows = self.models.responses, {}
+        names = ("id", "created_at", "referral_id", "user_id", "session_key", "ignored", "action", "is_touch")
+        first = min(each.time for each in new) - (self.state.settings.repeat_window or timedelta(0))
+        select = sa.select(*(responses[name].label(name) for name in names)).where(responses.created_at >= first)
+        users, visitors = {each.maker_id for each in new} - {None}, {each.visitor_key for each in new} - {None}
+        # A visitor's click that is "self" now was counted before the login.
+        for keys, reasons, is_theirs in (
+            (users, ("repeat", "void"), sa.and_(responses.user_id.in_(users), responses.is_touch == sa.true())),
+            (visitors, ("repeat", "void", "self"), responses.session_key.in_(visitors)),
+        ):
+            if keys:
+                near = select.where(is_theirs, sa.or_(responses.ignored.is_(None), responses.ignored.in_(reasons)))
+                rows.update({row.id: row for row in self.transaction.execute(near)})
+        owners, touches = {each.referral_id: each.owner_id for each in new}, []
+        claims: dict[str | None, dict[t.Any, datetime]] = defaultdict(dict)
+        for row in sorted(rows.values(), key=lambda each: as_utc(each.created_at)):
+            time, ignored = as_utc(row.created_at), None if row.ignored == "self" else row.ignored
+            actor = (row.user_id if row.session_key is None else None, row.session_key, row.user_id)
+            if row.session_key is not None and row.user_id is not None:
+                claims[row.session_key][row.user_id] = time
+            if row.is_touch:
+                owner_id = owners.get(row.referral_id)
+                touches.append(_Touch(row.id, time, row.referral_id, owner_id, *actor, time, ignored))
+                touches[-1].is_click = row.action == CLICK and row.referral_id in owners
+                touches[-1].was_counted = row.ignored is None
+        voidings = self._find_voidings([each.key for each in touches if each.ignored == "void"])
+        for touch in touches:
+            touch.since = claims[touch.visitor_key].get(touch.user_id, touch.time)
+            touch.voided_at = voidings.get(touch.key)
+        for touch in new:
+            # A key's clicks before the last one that a user claimed are the user's. Later ones are not: the key was
+            # joined, and somebody has kept it.
+            claimed = claims[touch.visitor_key].items() if touch.maker_id is None else ()
+            claim = next(((user_id, until) for user_id, until in claimed if touch.time <= until), None)
+            touch.user_id, touch.since = claim or (touch.user_id, touch.since)
+        return touches
 
-        Earlier events of the key are that user's. Later ones are not: the key was joined, and somebody has kept it.
-        """
-        responses = self.models.responses
-        claims: dict[str | None, list[tuple[datetime, t.Any]]] = defaultdict(list)
-        latest = sa.func.max(responses.created_at)
-        claimed = sa.select(responses.session_key, responses.user_id, latest)
-        claimed = claimed.where(responses.session_key.in_(list(keys)), responses.user_id.is_not(None))
-        claimed = claimed.group_by(responses.session_key, responses.user_id).order_by(latest)
-        for key, user_id, until in self.transaction.execute(claimed) if keys else ():
-            claims[key].append((as_utc(until), user_id))
-        return claims
+    def _judge(self, touches: Sequence[_Touch]) -> None:
+        """Tell repeats and own clicks, in the order of time."""
+        window, drops = self.state.settings.repeat_window or timedelta(0), self.state.settings.ignored == "drop"
+        seen: dict[tuple[str, t.Any], list[_Touch]] = defaultdict(list)
+        for touch in sorted(touches, key=lambda each: (each.time, str(each.key))):
+            earlier = [*seen["user", touch.maker_id], *seen["visitor", touch.visitor_key]]
+            near = [each for each in earlier if touch.time - each.time < window and touch.sees(each)]
+            touch.judge(near, drops=drops)
+            for key in (("user", touch.user_id), ("visitor", touch.visitor_key)):
+                if key[1] is not None:
+                    seen[key].append(touch)
 
-    def _judge(self, clicks: Sequence[_Click]) -> None:
-        """Set the reason of each click that is the owner's, or a repeat."""
-        window = self.state.settings.repeat_window or timedelta(0)
-        judged = [click for click in clicks if click.event["ignored"] is None]
-        counted = self._find_counted(judged, window)
-        for click in judged:
-            if click.user_id is not None and click.user_id == click.link.user_id:
-                click.event["ignored"] = "self"
-                continue
-            found = [counted[name, key, click.link.id] for name, key in click.actors]
-            # On both sides: a later click may have been stored first.
-            if any(abs(click.time - time) < window for times in found for time in times):
-                click.event["ignored"] = "repeat"
-            for times in found:
-                if click.event["ignored"] is None:
-                    times.append(click.time)
+    def _find_voidings(self, ids: Sequence[int]) -> dict[int, datetime]:
+        """Return when touches were voided that were counted before."""
+        responses, identities = self.models.responses, {digest(VOID, f"response:{each}"): each for each in ids}
+        columns = (responses.identity, responses.created_at, responses.params)
+        records = sa.select(*columns).where(responses.identity.in_(list(identities)))
+        rows = self.transaction.execute(records).all() if ids else ()
+        return {identities[each]: as_utc(time) for each, time, params in rows if params and params["ignored"] is None}
 
-    def _find_counted(self, clicks: Sequence[_Click], window: timedelta) -> dict[_Followed, list[datetime]]:
-        """Return the times of the actors' counted clicks that are stored, near the new ones."""
-        responses = self.models.responses
-        found: dict[_Followed, list[datetime]] = defaultdict(list)
-        for name in ("user_id", "session_key"):
-            keys = {key for click in clicks for each, key in click.actors if each == name}
-            if not keys or not window:
-                continue
-            near = sa.select(responses[name], responses.referral_id, responses.created_at).where(
-                responses[name].in_(list(keys)),
-                responses.is_touch == sa.true(),
-                responses.created_at > min(click.time for click in clicks) - window,
-                responses.created_at < max(click.time for click in clicks) + window,
-                responses.action == CLICK,
-                responses.ignored.is_(None),
-            )
-            if name == "session_key":
-                near = near.where(unclaimed(responses))
-            for key, referral_id, time in self.transaction.execute(near):
-                found[name, key, referral_id].append(as_utc(time))
-        return found
-
-    def _insert(self, clicks: Sequence[_Click]) -> None:
+    def _insert(self, touches: Sequence[_Touch]) -> None:
+        if not touches:
+            return
         responses, transaction = self.models.responses, self.transaction
+        known = existing_users(transaction, {each.maker_id for each in touches if each.maker_id is not None})
+        makers = {actor for each in touches for actor in (Actor(each.maker_id), Actor(None, each.visitor_key))}
+        forgotten = find_tombstones(transaction, makers - {Actor()})
         rows = []
-        for click in clicks:
+        for touch in touches:
+            event = t.cast(Event, touch.event)
+            until = [forgotten.get(Actor(touch.maker_id)), forgotten.get(Actor(None, touch.visitor_key))]
+            is_known = event["user"] is None or touch.maker_id in known
+            is_known = is_known and not any(each is not None and touch.time <= each for each in until)
             values = {
-                "referral_id": click.link.id,
+                "referral_id": touch.referral_id,
                 "action": CLICK,
                 "is_touch": True,
-                "key": event_key(click.event),
-                "identity": event_digest(click.event),
-                "session_key": click.visitor_key,
-                "user_id": click.user_id,
-                "created_at": click.time,
-                **{name: click.event[name] for name in (*DESCRIPTION, "ignored", "params")},
+                "key": event_key(event) if is_known else None,
+                "identity": event_digest(event),
+                "session_key": touch.visitor_key if is_known else None,
+                "user_id": touch.user_id if is_known else None,
+                "created_at": touch.time,
+                "ignored": touch.reason,
+                "params": event["params"],
+                **{name: event[name] if is_known else None for name in DESCRIPTION},
             }
             rows.append({responses[name].key: value for name, value in values.items()})
         insert = sa.insert(self.models.response_table)
         if transaction.database.dialect.insert_executemany_returning:
             insert = insert.returning(responses.id)  # in one statement; drivers send one for each row otherwise
         transaction.execute(insert, rows)
-        today = now().date()
-        late = [click for click in clicks if click.event["ignored"] is None and click.time.date() < today]
-        if late:
-            correct_totals(transaction, [(click.link.id, CLICK, click.time) for click in late], 1)
+        self._correct_totals([touch for touch in touches if touch.reason is None], 1)
         if response_recorded.has_receivers_for(self.state.app):
-            digests = [event_digest(click.event) for click in clicks]
+            digests = [event_digest(t.cast(Event, touch.event)) for touch in touches]
             ids = sa.select(responses.id).where(responses.identity.in_(digests))
             found = transaction.execute(ids.order_by(responses.created_at, responses.id)).scalars().all()
             send_after_commit(self.state, transaction, response_recorded, found)
+
+    def _change(self, touches: Sequence[_Touch]) -> None:
+        """Store what has become of the touches that followed the new ones."""
+        responses, table = self.models.responses, self.models.response_table
+        is_dropping = self.state.settings.ignored == "drop"
+        for reason in {touch.reason for touch in touches}:
+            of_reason = [
+                touch.key for touch in touches if touch.reason == reason and (touch.is_kept or not is_dropping)
+            ]
+            update = sa.update(table).where(responses.id.in_(of_reason)).values({responses.ignored: reason})
+            self.transaction.execute(update)
+        superfluous = [touch.key for touch in touches if not touch.is_kept and is_dropping]
+        if superfluous:
+            self.transaction.execute(sa.delete(table).where(responses.id.in_(superfluous)))
+        self._correct_totals([touch for touch in touches if touch.reason is None and not touch.was_counted], 1)
+        self._correct_totals([touch for touch in touches if touch.reason is not None and touch.was_counted], -1)
+
+    def _correct_totals(self, touches: Sequence[_Touch], by: int) -> None:
+        late = [(touch.referral_id, CLICK, touch.time) for touch in touches if touch.time < now() - _ROLLED_UP]
+        if late:
+            correct_totals(self.transaction, late, by)

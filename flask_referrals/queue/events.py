@@ -8,7 +8,7 @@ request, and the link's ``params``. What other clicks and the link's owner say o
 from datetime import datetime
 
 from ..db.keys import digest
-from ..types import CLICK, Actor, Anonymous, Event
+from ..types import CLICK, EVENT_PREFIX, Actor, Anonymous, Event
 
 #: What describes the client. Unknown for a click that is stored before its event comes.
 DESCRIPTION = ("ip_address", "http_referrer", "user_agent")
@@ -30,7 +30,7 @@ def new_event(event_id: str, code: str, time: datetime, actor: Actor | Anonymous
 
 def event_key(event: Event) -> str:
     """Return the key under which the click of an event is stored once."""
-    return f"click:{event['id']}"
+    return f"{EVENT_PREFIX}{event['id']}"
 
 
 def event_digest(event: Event) -> str:

@@ -1,11 +1,12 @@
 """A visitor's clicks that a recorder was given, and that the database may not have yet.
 
-The first and the last of them stay with the visitor, behind the visitor key, so that they can be stored at once when
-credit is to be chosen. They are signed, and bound to their visitor.
+They stay with the visitor, behind the visitor key, so that they can be stored at once when credit is to be chosen. They
+are signed, and bound to the visitor key; those of a user begin with the user's key.
 """
 
 import secrets
 import typing as t
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -23,13 +24,16 @@ from ..web.signing import new_signer
 from .batches import insert_events, store_events
 from .events import new_event
 
-#: Between the clicks and the signature, and between the parts of a click. They occur in none of them.
+#: Between user, clicks and signature, and between the parts of a click. They occur in none of them.
 _NEXT, _PART = "~", "."
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
-#: How long a click stays with its visitor. What is older may have been anonymised, and must not come back.
+#: How long a click stays with its visitor. What is older may have been deleted, and must not come back.
 _LIFETIME = timedelta(days=1)
+
+#: How many clicks stay with a visitor. With one more, they are stored at once.
+_MAX_PENDING = 8
 
 
 def hand_over(
@@ -64,13 +68,19 @@ def hand_over(
 
 
 def _keep(state: AppState, request: Request, actor: Actor, event: Event) -> None:
-    """Keep a click with its visitor, and the first one that is kept already."""
-    clicks = [
-        _PART.join((each["id"], each["code"], str((parse_time(each["time"]) - _EPOCH) // _MICROSECOND)))
-        for each in (*_read(state, request, actor)[:1], event)
-    ]
-    signature = new_signer(state.app, "pending").get_signature(_signed(actor, clicks)).decode()
-    state.visitor_keys.set_pending(request, _NEXT.join((*clicks, signature)), actor.visitor_key)
+    """Keep a click with its visitor, after those that are kept already."""
+    kept = [each for each in read_pending(state, request) if each["user"] == event["user"]]
+    if [each["code"] for each in kept[-2:]] == [event["code"]] * 2:
+        kept.pop()  # of clicks on one link in a row, the first and the last can earn credit
+    kept.append(event)
+    if len(kept) > _MAX_PENDING:
+        kept = kept[-1:] if store_pending(state, request, kept) else kept[1:]
+    parts = [] if event["user"] is None else [urlsafe_b64encode(event["user"].encode()).decode()]
+    for each in kept:
+        microseconds = (parse_time(each["time"]) - _EPOCH) // _MICROSECOND
+        parts.append(_PART.join((each["id"], each["code"], str(microseconds))))
+    signature = new_signer(state.app, "pending").get_signature(_signed(actor.visitor_key, parts)).decode()
+    state.visitor_keys.set_pending(request, _NEXT.join((*parts, signature)), actor.visitor_key)
 
 
 def has_pending(state: AppState, request: Request | None) -> bool:
@@ -78,46 +88,36 @@ def has_pending(state: AppState, request: Request | None) -> bool:
     return state.recorder is not None and state.visitor_keys.get_pending(request) is not None
 
 
-def read_pending(state: AppState, request: Request | None, actor: Actor | Anonymous) -> Sequence[Event]:
-    """Return the events of the clicks that are kept with the visitor of a request."""
-    if request is None or not actor or not has_pending(state, request):
+def read_pending(state: AppState, request: Request | None) -> Sequence[Event]:
+    """Return the events of the clicks that are kept with the visitor of a request, if they are young enough."""
+    text = state.visitor_keys.get_pending(request) if state.recorder is not None else None
+    *parts, signature = (text or "").split(_NEXT)
+    visitor_key = state.visitor_keys.get(request)
+    if not parts or not new_signer(state.app, "pending").verify_signature(_signed(visitor_key, parts), signature):
         return ()
-    # What a visitor did before the login is bound to the visitor key.
-    return _read(state, request, Actor(None, actor.visitor_key)) or _read(state, request, Actor(actor.user_id))
+    user = None if _PART in parts[0] else urlsafe_b64decode(parts.pop(0)).decode()
+    events = []
+    for part in parts:
+        event_id, code, microseconds = part.split(_PART)
+        time = _EPOCH + int(microseconds) * _MICROSECOND
+        if time > now() - _LIFETIME:
+            events.append(new_event(event_id, code, time, Actor(user, visitor_key)))
+    return events
 
 
-def settle_pending(
-    state: AppState, transaction: Transaction, request: Request | None, actor: Actor | Anonymous
-) -> None:
+def settle_pending(state: AppState, transaction: Transaction, request: Request | None) -> None:
     """Store the clicks that are kept with the visitor of a request. Their events complete the rows later."""
-    events = read_pending(state, request, actor)
+    events = read_pending(state, request)
     if events:
         insert_events(state, transaction, events)
         transaction.after_commit(partial(state.visitor_keys.drop_pending, t.cast(Request, request)))
 
 
-def store_pending(state: AppState, request: Request | None, actor: Actor) -> None:
-    """Store these clicks as soon as the host's session has no transaction."""
-    events = read_pending(state, request, actor)
-    if events:
-        failure = "The clicks of the user who logged out could not be stored before the recorder's turn."
-        defer(state, t.cast(Request, request), partial(store_events, state, events), failure)
+def store_pending(state: AppState, request: Request, events: Sequence[Event]) -> bool:
+    """Store such events as soon as the host's session has no transaction. Return whether this has not failed."""
+    failure = "The clicks of a visitor could not be stored before the recorder's turn."
+    return not events or not defer(state, request, partial(store_events, state, events), failure).has_failed
 
 
-def _read(state: AppState, request: Request, owner: Actor) -> Sequence[Event]:
-    """Return the events that are kept, if they are this owner's, and young enough."""
-    *clicks, signature = (state.visitor_keys.get_pending(request) or "").split(_NEXT)
-    if owner == Actor() or not new_signer(state.app, "pending").verify_signature(_signed(owner, clicks), signature):
-        return ()
-    events = []
-    for click in clicks:
-        event_id, code, microseconds = click.split(_PART)
-        time = _EPOCH + int(microseconds) * _MICROSECOND
-        if time > now() - _LIFETIME:
-            events.append(new_event(event_id, code, time, owner))
-    return events
-
-
-def _signed(actor: Actor, clicks: Sequence[str]) -> str:
-    who = f"visitor {actor.visitor_key}" if actor.visitor_key is not None else f"user {actor.user_id}"
-    return _NEXT.join((who, *clicks))
+def _signed(visitor_key: str | None, parts: Sequence[str]) -> str:
+    return _NEXT.join((f"visitor {visitor_key}", *parts))

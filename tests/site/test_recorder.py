@@ -11,13 +11,14 @@ import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 
-from flask_referrals import Referral, Referrals, signals
+from flask_referrals import Referral, ReferralResponse, Referrals, signals
 from flask_referrals.db.totals import roll_up
 from flask_referrals.queue import Event, store
 from flask_referrals.state import current_state
 from tests.conftest import MakeHost
 from tests.host import BROWSER, Host, in_parallel, statements
 
+NOON = datetime(2026, 5, 20, 12, tzinfo=timezone.utc)
 MARKS = {"sub": "spring"}
 DESCRIPTION = {"REMOTE_ADDR": "192.0.2.7", "HTTP_REFERER": "https://blog.example/tea"}
 
@@ -255,6 +256,40 @@ class TestStoring:
             queue.deliver(host)
         assert sorted(rows(host, "ignored"), key=str) == [None, "repeat"]
 
+    @pytest.mark.parametrize("name", [None, "mia"])
+    @pytest.mark.parametrize("order", ["120", "102", "201", "210"])
+    def test_clicks_that_come_late_count_as_if_stored_in_order(
+        self, host: Host, queue: Queue, order: str, name: str | None
+    ) -> None:
+        client, link = host.client(), new_link(host)
+        with time_machine.travel(NOON - timedelta(days=2), tick=False) as clock:
+            if name is not None:
+                client.post("/signup", data={"name": name})
+            for _ in range(3):
+                follow(client, link)
+                clock.shift(timedelta(minutes=20))
+        events = list(queue)
+        with time_machine.travel(NOON, tick=False), host.app.app_context():
+            roll_up(current_state().database)
+            for number in order:
+                store([events[int(number)]])
+                store([events[int(number)]])
+            assert count(host) == 2
+            assert rows(host, "ignored") == [None, "repeat", None]
+
+    def test_late_click_before_a_voided_one(self, host: Host, queue: Queue) -> None:
+        client, link = host.client(), new_link(host)
+        with time_machine.travel(NOON, tick=False) as clock:
+            for _ in range(3):
+                follow(client, link)
+                clock.shift(timedelta(minutes=20))
+            events = list(queue)
+            with host.app.app_context():
+                store(events[:1])
+                host.responses()[0].void("a fraud")
+                store(events[1:])
+                assert (rows(host, "ignored")[:3], count(host)) == (["void", "void", None], 1)
+
     def test_members_repeats_and_own_clicks_do_not_count(self, host: Host, queue: Queue) -> None:
         client = host.client()
         client.post("/signup", data={"name": "mia"})
@@ -393,6 +428,38 @@ class TestCredit:
                 follow(client, link)
             assert client.post("/act/BOUGHT").text == links[winner].rpartition("/")[2]
 
+    @pytest.mark.parametrize("case", ["own", "expired"])
+    @pytest.mark.parametrize("number", [2, 20])
+    def test_touch_that_earns_nothing_hides_no_other(self, host: Host, queue: Queue, case: str, number: int) -> None:
+        with host.app.app_context():
+            host.user("mia")
+        client = host.client()
+        links = [new_link(host, f"/{each}") for each in range(number)]
+        last = new_link(host, "/last", "mia" if case == "own" else None)
+        for link in (*links, last):
+            follow(client, link)
+        if case == "expired":
+            with host.app.app_context():
+                update = sa.update(Referral).where(Referral.redirect_to == "/last")
+                host.db.session.execute(update.values(expired_at=datetime.now(timezone.utc)))
+                host.db.session.commit()
+        client.post("/login", data={"name": "mia"})
+        assert client.post("/act/BOUGHT").text == links[-1].rpartition("/")[2]
+        queue.deliver(host)
+        with host.app.app_context():
+            mia = host.db.session.scalars(sa.select(host.User)).one()
+            referral = Referral.referrer_of(mia)
+            assert referral is not None and referral.redirect_to == f"/{number - 1}"
+
+    def test_click_of_a_member_outlives_another_login(self, host: Host) -> None:
+        client, link = host.client(), new_link(host)
+        client.post("/signup", data={"name": "mia"})
+        follow(client, link)
+        client.post("/signup", data={"name": "olga"})
+        assert client.post("/act/BOUGHT").text == ""
+        client.post("/login", data={"name": "mia"})
+        assert client.post("/act/BOUGHT").text == link.rpartition("/")[2]
+
     def test_member_is_credited(self, host: Host) -> None:
         client = host.client()
         client.post("/signup", data={"name": "mia"})
@@ -481,6 +548,88 @@ class TestCredit:
         follow(client, link)
         with time_machine.travel(datetime.now(timezone.utc) + timedelta(days=2), tick=False):
             assert client.post("/act/BOUGHT").text == ""
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+class TestForgottenUser:
+    """``forget_user`` before the queue is empty."""
+
+    def forget(self, host: Host, is_deleted: bool) -> None:
+        with host.app.app_context():
+            mia = host.db.session.scalars(sa.select(host.User)).one()
+            host.referrals.forget_user(mia)
+            if is_deleted:
+                host.db.session.delete(mia)
+                host.db.session.commit()
+
+    def check(self, host: Host, number: int) -> None:
+        """See that some clicks are counted, and that nothing says whose they were."""
+        names = ("user_id", "session_key", "ip_address", "http_referrer", "user_agent", "key")
+        assert rows(host, *names) == [(None,) * len(names)] * number
+        assert count(host) == number
+
+    def test_nothing_returns_from_the_queue(self, host: Host, queue: Queue, is_deleted: bool) -> None:
+        client = host.client()
+        links = [new_link(host, f"/{each}") for each in range(4)]
+        for link in links[:2]:
+            follow(client, link)
+        client.post("/signup", data={"name": "mia"})
+        for link in links[2:]:
+            follow(client, link)
+        with host.app.app_context():
+            host.db.session.execute(sa.delete(ReferralResponse).where(ReferralResponse.action == "SIGNED_UP"))
+            host.db.session.commit()
+        self.forget(host, is_deleted)
+        for _ in range(2):
+            events = list(queue)
+            queue.deliver(host)
+            queue[:] = events
+            self.check(host, 4)
+
+    def test_nothing_returns_from_the_browser(self, host: Host, queue: Queue, is_deleted: bool) -> None:
+        client = host.client()
+        client.post("/signup", data={"name": "mia"})
+        follow(client, new_link(host))
+        self.forget(host, is_deleted)
+        client.post("/logout")
+        client.post("/act/BOUGHT")
+        self.check(host, 1)
+        queue.deliver(host)
+        self.check(host, 1)
+
+    def test_later_clicks_are_their_own(self, host: Host, queue: Queue, is_deleted: bool) -> None:
+        client = host.client()
+        client.post("/signup", data={"name": "mia"})
+        self.forget(host, is_deleted)
+        if is_deleted:
+            client.post("/signup", data={"name": "mia"})
+        with time_machine.travel(datetime.now(timezone.utc) + timedelta(seconds=1), tick=False):
+            follow(client, new_link(host))
+        queue.deliver(host)
+        assert rows(host, "user_id", "user_agent") == [(user_id(host, "mia"), BROWSER)]
+
+
+def test_anonymous_click_is_not_stored_again(host: Host, queue: Queue) -> None:
+    follow(host.client(), new_link(host))
+    events = list(queue)
+    queue.deliver(host)
+    with time_machine.travel(datetime.now(timezone.utc) + timedelta(days=2), tick=False):
+        for _ in range(2):
+            assert (
+                host.app.test_cli_runner().invoke(args=["referrals", "anonymize", "--older-than", "1"]).exit_code == 0
+            )
+    queue[:] = events
+    queue.deliver(host)
+    assert rows(host, "user_agent") == [None]
+
+
+def test_tombstones_are_removed_after_a_month(host: Host) -> None:
+    with host.app.app_context():
+        totals = host.db.metadata.tables["referral_total"]
+        for days in (0, 31, 62):
+            with time_machine.travel(NOON + timedelta(days=days), tick=False):
+                host.referrals.forget_user(host.user(f"user {days}"))
+                assert len(host.db.session.execute(sa.select(totals)).all()) == 1
 
 
 def test_recorder_of_one_app_is_not_anothers(new_host: MakeHost, sqlite_url: str, queue: Queue) -> None:
