@@ -136,6 +136,7 @@ class Journey:
             self.click(who, links[number % 2])
 
     def act(self) -> None:
+        self.clock.shift(1)
         who = self.chance.randrange(len(USERS))
         self.both(lambda site: site.clients[who].post("/act/BOUGHT").text)
 

@@ -9,8 +9,9 @@ from ..db.transactions import HostTransaction, open_transaction, recover
 from ..state import current_state
 from ..types import Event, Recorder
 from .batches import store_events
+from .events import check_event
 
-__all__ = ["Event", "Recorder", "store"]
+__all__ = ["Event", "Recorder", "check_event", "store"]
 
 
 def store(events: Sequence[Event]) -> None:
@@ -19,8 +20,11 @@ def store(events: Sequence[Event]) -> None:
     Call it in an app context.
 
     :param events: what the recorder was given.
+    :raises InvalidValueError: an event is malformed, and will never be stored. None of the events is stored.
     :raises Exception: none of the events is stored; all of them may be tried again.
     """
+    for event in events:
+        check_event(event)
     state = current_state()
     transaction = open_transaction(state.database, commit=True)
     try:

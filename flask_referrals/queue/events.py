@@ -5,13 +5,23 @@ An event is a dict that can be written as JSON: its own random ``id``, the link'
 request, and the link's ``params``. What other clicks and the link's owner say of it is found out when it is stored.
 """
 
+import typing as t
 from datetime import datetime
 
 from ..db.keys import digest
-from ..types import CLICK, EVENT_PREFIX, Actor, Anonymous, Event
+from ..db.tables import MAX_USER_ID
+from ..exceptions import InvalidValueError
+from ..times import parse_time
+from ..types import CLICK, EVENT_PREFIX, Actor, Anonymous, Event, plain_text
 
 #: What describes the client. Unknown for a click that is stored before its event comes.
 DESCRIPTION = ("ip_address", "http_referrer", "user_agent")
+
+#: The longest texts that the columns take.
+_LENGTHS = {
+    **{"id": 100, "code": 64, "user": MAX_USER_ID, "visitor": 43, "ignored": 20},
+    **dict(zip(DESCRIPTION, (45, 1024, 255), strict=True)),
+}
 
 
 def new_event(event_id: str, code: str, time: datetime, actor: Actor | Anonymous) -> Event:
@@ -26,6 +36,28 @@ def new_event(event_id: str, code: str, time: datetime, actor: Actor | Anonymous
         "params": None,
         **dict.fromkeys(DESCRIPTION),
     }
+
+
+def check_event(event: t.Any) -> Event:
+    """Return an event that has come from a queue, if it can be stored.
+
+    :raises InvalidValueError: it is malformed.
+    """
+    if not isinstance(event, dict) or not event.keys() >= _LENGTHS.keys() | {"time", "params"}:
+        raise InvalidValueError("event", "must be a dict with all fields")
+    for name, length in _LENGTHS.items():
+        if event[name] is not None or name in ("id", "code"):
+            plain_text(name, event[name], length)
+    params = event["params"]
+    if not isinstance(params, (dict, type(None))):
+        raise InvalidValueError("params", "must be a dict")
+    for name, value in (params or {}).items():
+        plain_text("params", f"{name}{value}", 1000)
+    try:
+        parse_time(event["time"])
+    except (AttributeError, ValueError) as error:
+        raise InvalidValueError("time", f"cannot be read: {error}") from None
+    return event
 
 
 def event_key(event: Event) -> str:

@@ -71,6 +71,7 @@ def new_queue(broker: str) -> Iterator[dict[str, str]]:
         return
     with Connection(broker) as connection:
         connection.default_channel.queue_delete(queue)
+        connection.default_channel.queue_delete(f"{queue}.dead")
         connection.default_channel.exchange_delete(queue)
 
 

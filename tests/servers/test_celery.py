@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
+from redis import Redis
 
 from flask_referrals import Referral, Referrals
 from flask_referrals.contrib.celery import TASK, CeleryRecorder
@@ -122,6 +123,48 @@ def test_worker_stores_clicks_each_once(host: Host, worker: Worker) -> None:
     client.get(link)
     with worker:
         assert wait_for(lambda: rows(host) == {**expected, ("repeat", BROWSER): 3})
+    assert "Traceback" not in worker.log
+
+
+def send_malformed(environment: dict[str, str], event: Any) -> None:
+    """Put something that is no click where the recorder puts clicks."""
+    name = environment[QUEUE]
+    if environment[BROKER].startswith("redis"):
+        fields = {"event": event} if isinstance(event, str) else {"something": "else"}
+        with Redis.from_url(environment[BROKER]) as server:
+            server.xadd(f"{name}.{name}.{TASK}", fields)
+        return
+    with Connection(environment[BROKER]) as connection, connection.Producer() as producer:
+        body = [[event], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+        headers = {"task": TASK, "id": "x", "lang": "py", "argsrepr": "", "kwargsrepr": ""}
+        producer.publish(body, routing_key=name, exchange=name, headers=headers, serializer="json")
+
+
+def dead_letters(environment: dict[str, str]) -> int:
+    """Return how many malformed clicks were set aside."""
+    name = environment[QUEUE]
+    if environment[BROKER].startswith("redis"):
+        with Redis.from_url(environment[BROKER]) as server:
+            return int(server.xlen(f"{name}.{name}.{TASK}.dead"))
+    with Connection(environment[BROKER]) as connection:
+        return int(
+            connection.default_channel.queue_declare(f"{name}.dead", durable=True, auto_delete=False).message_count
+        )
+
+
+@pytest.mark.slow
+def test_malformed_click_is_set_aside(host: Host, worker: Worker, environment: dict[str, str]) -> None:
+    link = new_link(host)
+    host.client().get(link)
+    malformed = ["no JSON", "[" * 100_000, '{"id": "no click"}', "null", 7]
+    with worker:
+        assert wait_for(lambda: rows(host) == {(None, BROWSER): 1})
+        for event in malformed:
+            send_malformed(environment, event)
+        host.client().get(link)
+        assert wait_for(lambda: rows(host) == {(None, BROWSER): 2})
+        assert wait_for(lambda: dead_letters(environment) == len(malformed))
+    assert worker.log.count("cannot be stored") == len(malformed)
     assert "Traceback" not in worker.log
 
 

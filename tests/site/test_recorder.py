@@ -11,7 +11,7 @@ import time_machine
 from flask import Flask
 from flask.testing import FlaskClient
 
-from flask_referrals import Referral, ReferralResponse, Referrals, signals
+from flask_referrals import InvalidValueError, Referral, ReferralResponse, Referrals, signals
 from flask_referrals.db.totals import roll_up
 from flask_referrals.queue import Event, store
 from flask_referrals.state import current_state
@@ -244,6 +244,21 @@ class TestStoring:
         in_parallel([deliver(order) for order in (1, -1, 1, -1)])
         assert len(rows(host, "id")) == 20
         assert count(host) == 20
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            *({"time": "soon"}, {"time": 7}, {"code": None}, {"id": "x" * 101}, {"visitor": 7}, {"params": []}),
+            *({"user_agent": "x" * 256}, {"ignored": "\0"}, {"params": {"sub": "\ud800"}}),
+        ],
+    )
+    def test_malformed_event_is_refused(self, host: Host, queue: Queue, change: dict[str, Any]) -> None:
+        follow(host.client(), new_link(host))
+        (event,) = queue
+        for malformed in ({**event, **change}, {"id": "no click"}, None):
+            with host.app.app_context(), pytest.raises(InvalidValueError):
+                store([event, malformed])  # type: ignore[list-item]
+        assert rows(host, "id") == []
 
     @pytest.mark.parametrize("batches", [[[0, 1]], [[1, 0]], [[0], [1]], [[1], [0]]])
     def test_repeats_count_once_in_any_order(self, host: Host, queue: Queue, batches: list[list[int]]) -> None:

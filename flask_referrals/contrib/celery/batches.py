@@ -37,6 +37,11 @@ def store_batch(task: t.Any, events: Sequence[Event]) -> str:
     return STORED
 
 
+def log_malformed(place: str) -> None:
+    """Log that something in the queue is no click, without its data."""
+    logger.error("A malformed click cannot be stored. It is kept in %r.", place)
+
+
 def pause(failures: int) -> float:
     """Return the seconds to wait after a number of failures."""
     return min(2.0 ** (failures - 1), _PAUSE)

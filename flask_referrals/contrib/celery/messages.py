@@ -3,12 +3,12 @@
 import typing as t
 from collections.abc import Callable, Sequence
 
-from celery.exceptions import InvalidTaskError
 from kombu.entity import Queue
+from kombu.exceptions import KombuError
 from kombu.pools import ProducerPool
 
 from ...exceptions import ConfigurationError
-from ...queue import Event
+from ...queue import Event, check_event
 from . import batches
 
 
@@ -77,19 +77,40 @@ class Collector:
         """Add a message to the current batch.
 
         Celery passes ``payload`` in its protocol 1 only; in protocol 2, the message is decoded here.
-
-        :raises InvalidTaskError: if the message does not hold a click.
         """
         try:
             (events,) = message.payload[0] if payload is None else payload["args"]
-            self._waiting.append(_Delivery([dict(event) for event in events], ack))
-        except (LookupError, TypeError, ValueError) as error:
-            raise InvalidTaskError(f"The message does not hold a click: {error!r}") from error
+            self._waiting.append(_Delivery([check_event(event) for event in events], ack))
+        except (LookupError, TypeError, ValueError, KombuError):
+            self._set_aside(message)
+            return
         limit = self._consumer.qos.value
         if len(self._waiting) >= batches.SIZE or (limit and len(self._waiting) + self._under_way >= limit):
             self._flush()
         elif len(self._waiting) == 1:
             self._later(batches.INTERVAL, self._flush)
+
+    def _set_aside(self, message: t.Any) -> None:
+        """Move a malformed message to another queue, as it is."""
+        app = self._task.app
+        name = f"{app.amqp.router.route({}, self._task.name, task_type=self._task)['queue'].name}.dead"
+        batches.log_malformed(name)
+        try:
+            with app.producer_or_acquire() as producer:
+                producer.publish(
+                    message.body,
+                    exchange="",
+                    routing_key=name,
+                    declare=[Queue(name, durable=True)],
+                    delivery_mode="persistent",
+                    content_type=message.content_type,
+                    content_encoding=message.content_encoding,
+                )
+        except Exception:
+            batches.logger.exception("A malformed click could not be kept; it stays in the queue.")
+            message.requeue()
+        else:
+            message.ack()
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []

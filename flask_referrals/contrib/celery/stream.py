@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import LockError
 from redis.retry import Retry
 
-from ...queue import Event
+from ...queue import Event, check_event
 from . import batches
 
 _FIELD = "event"
@@ -24,6 +24,9 @@ _FIELD = "event"
 #: Seconds for which a worker locks the stream. If it dies, others wait as long. Even if two workers read the stream at
 #: the same time, each click is stored once.
 _LEASE = 10.0
+
+#: How many malformed entries are kept.
+_MAX_DEAD = 10_000
 
 #: Seconds that a worker waits for Redis.
 _TIMEOUT = 10.0
@@ -74,9 +77,24 @@ class Stream:
         # Stop after a batch that is not full, so that new clicks can gather into another full batch.
         while len(entries) == batches.SIZE:
             entries = self._redis.xrange(self._key, min=after, count=batches.SIZE)
+            events = {}
+            for entry, fields in entries:
+                try:
+                    events[entry] = check_event(json.loads(fields[_FIELD.encode()]))
+                except (LookupError, ValueError, RecursionError):
+                    self._set_aside(entry, fields)
+            if events:
+                yield events
             if entries:
-                yield {entry: json.loads(fields[_FIELD.encode()]) for entry, fields in entries}
                 after = f"({entries[-1][0].decode()}"
+
+    def _set_aside(self, entry: bytes, fields: Mapping[t.Any, t.Any]) -> None:
+        """Move a malformed entry to another stream, so that it is not read again."""
+        batches.log_malformed(f"{self._key}.dead")
+        with self._redis.pipeline() as pipeline:
+            pipeline.xadd(f"{self._key}.dead", dict(fields), maxlen=_MAX_DEAD)
+            pipeline.xdel(self._key, entry)
+            pipeline.execute()
 
     def _store(self, task: t.Any, events: Mapping[bytes, Event]) -> str:
         outcome = batches.store_batch(task, list(events.values()))
