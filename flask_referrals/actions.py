@@ -17,7 +17,7 @@ from .db.conditions import is_exactly, unclaimed
 from .db.keys import digest, once_key, primary_key
 from .db.responses import Choice, find_response, insert_response, new_row
 from .db.tables import ReferralColumns, ResponseColumns
-from .db.totals import correct_totals
+from .db.totals import Counted, correct_totals
 from .db.transactions import (
     HostTransaction,
     OwnTransaction,
@@ -264,7 +264,7 @@ def _void(transaction: Transaction, key: int, reason: str) -> ResponseColumns:
     """Void a row as it is in the database, which the host's object may not be."""
     models, responses, session = transaction.database.models, transaction.database.models.responses, transaction.session
     transaction.lock()
-    names = ("referral_id", "user_id", "session_key", "action", "is_touch", "ignored", "created_at", *_TARGET)
+    names = ("user_id", "session_key", "is_touch", "ignored", *Counted._fields, *_TARGET)
     columns = [responses[name].label(name) for name in names]
     row = transaction.execute(sa.select(*columns).where(responses.id == key).with_for_update()).one_or_none()
     if row is None:
@@ -272,7 +272,7 @@ def _void(transaction: Transaction, key: int, reason: str) -> ResponseColumns:
     update = sa.update(models.response_table).values({responses.ignored: "void"})
     is_counted = responses.ignored.is_(None)
     if transaction.execute(update.where(responses.id == key, is_counted)).rowcount:
-        correct_totals(transaction, [(row.referral_id, row.action, row.created_at)], -1)
+        correct_totals(transaction, [[getattr(row, name) for name in Counted._fields]], -1)
         if row.is_touch and (row.user_id is not None or row.session_key is not None):
             _void_repeats(transaction, row)
     else:

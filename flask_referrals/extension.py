@@ -78,7 +78,7 @@ class Referrals:
         choices = Choices(user_model or own.user, referral_model or own.referral, response_model or own.response)
         db = find_host(app)
         settings = Settings.from_config(app.config)
-        database = make_database(app, db, choices)
+        database = make_database(app, db, choices, settings.timezone)
         state = app.extensions[EXTENSION_KEY] = AppState(
             app=app,
             extension=self,

@@ -1,6 +1,7 @@
 """The one module that knows the host's database extension: its session, engines and declarative base."""
 
 import typing as t
+from datetime import tzinfo
 from functools import partial
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ def find_host(app: Flask) -> SQLAlchemy:
     return db
 
 
-def make_database(app: Flask, db: SQLAlchemy, choices: Choices) -> Database:
+def make_database(app: Flask, db: SQLAlchemy, choices: Choices, zone: tzinfo) -> Database:
     """Return the database of an app, with the extension's models on it."""
     base = _base_of(db)
     models = get_models(base, choices, (ReferralMixin, ReferralResponseMixin))
@@ -40,6 +41,7 @@ def make_database(app: Flask, db: SQLAlchemy, choices: Choices) -> Database:
         get_engines=partial(getattr, db, "engines"),
         plain_get_bind=FlaskSession.get_bind,
         log_failure=log_failure,
+        zone=zone,
     )
 
 

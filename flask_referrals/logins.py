@@ -20,7 +20,7 @@ from .credit import MAX_REPEATS
 from .db.conditions import Condition, in_order, is_exactly, oldest_first, unclaimed
 from .db.keys import stored_key, user_exists
 from .db.tables import TIME
-from .db.totals import correct_totals
+from .db.totals import Counted, correct_totals
 from .db.transactions import Transaction, is_in_transaction, open_transaction
 from .deferral import defer
 from .delivery import send_after_commit
@@ -52,7 +52,7 @@ def claim_responses(state: AppState, transaction: Transaction, actor: Actor, *co
     is_counted_own = sa.and_(responses.ignored.is_(None), is_own)
     reason = sa.case((is_counted_own, "self"), else_=responses.ignored)
     update = sa.update(models.response_table).where(*claimed)
-    no_longer_counted = sa.select(responses.referral_id, responses.action, responses.created_at)
+    no_longer_counted = sa.select(*(responses[name] for name in Counted._fields))
     no_longer_counted = no_longer_counted.where(*claimed, is_counted_own).with_for_update(of=models.response_table)
     won: Sequence[int] = ()
     with transaction.write():
@@ -63,7 +63,7 @@ def claim_responses(state: AppState, transaction: Transaction, actor: Actor, *co
         own = transaction.execute(no_longer_counted).all()
         transaction.execute(update.values({responses.user_id: actor.user_id, responses.ignored: reason}))
         if own:
-            correct_totals(transaction, [tuple(row) for row in own], -1)
+            correct_totals(transaction, own, -1)
     transaction.has_written = True
     send_after_commit(state, transaction, user_linked_to_response, won)
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from .db.conditions import Condition, is_exactly
 from .db.keys import once_key, table_name
 from .db.tombstones import place_tombstones
+from .db.totals import note_purge
 from .db.transactions import Transaction, open_transaction
 from .state import AppState
 from .times import now
@@ -32,8 +33,9 @@ T = t.TypeVar("T")
 
 def purge(state: AppState, older_than: timedelta, *, progress: Progress = lambda steps: None) -> int:
     """Delete the responses of more than a certain age. Return how many were deleted."""
-    responses = state.database.models.responses
-    delete = sa.delete(responses.id.table).where(responses.created_at < now() - older_than)
+    responses, before = state.database.models.responses, now() - older_than
+    _in_transaction(state, lambda transaction: note_purge(transaction, before))
+    delete = sa.delete(responses.id.table).where(responses.created_at < before)
     return _execute_by_page(state, delete, progress)
 
 

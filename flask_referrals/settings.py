@@ -4,12 +4,13 @@ import re
 import typing as t
 from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields
-from datetime import timedelta
+from datetime import timedelta, tzinfo
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from urllib.parse import urlsplit
 
 from .exceptions import ConfigurationError
 from .redirects import parse_host_pattern, safe_location
+from .times import load_zone
 
 #: Returns a value in the form that the code uses, or raises ValueError with what the setting must be.
 Parser = Callable[[t.Any], t.Any]
@@ -94,6 +95,14 @@ def _list_of(kind: str, parse: Parser) -> Parser:
     return parse_all
 
 
+def _zone(value: t.Any) -> tzinfo:
+    try:
+        return load_zone(value)
+    except ValueError:
+        rule = "an IANA time zone such as 'Europe/Paris'; install tzdata if the system has no time zones"
+        raise ValueError(rule) from None
+
+
 _any = _checked(lambda value: True, "")
 _base_url = _checked(_is_base_url, "a URL such as 'https://shop.example'")
 _attribution = _checked(lambda value: value in ("last", "first") or callable(value), "'last', 'first' or a callable")
@@ -150,6 +159,7 @@ class Settings:
         timedelta(seconds=2), _optional(_duration), "How long a click waits for SQLite's lock; then it only redirects."
     )
     report_bind: str | None = _setting(None, _any, "The bind of a replica, where counts, lists and exports are read.")
+    timezone: tzinfo = _setting("UTC", _zone, "The time zone of the days that ``flask referrals rollup`` counts.")
     cookie: str | None = _setting(None, _optional(_cookie_name), "A cookie for the visitor key instead of the session.")
     respect_gpc: bool = _setting(False, _boolean, "Whether ``Sec-GPC: 1`` and ``DNT: 1`` prevent recognition.")
     ip_storage: str = _setting(

@@ -32,6 +32,21 @@ def require_aware(name: str, value: datetime | None) -> datetime | None:
     return value.astimezone(timezone.utc)
 
 
+def load_zone(name: str) -> tzinfo:
+    """Return the time zone with an IANA name.
+
+    :raises ValueError: there is none.
+    """
+    if name == "UTC":  # needs no database of time zones
+        return timezone.utc
+    from zoneinfo import ZoneInfo
+
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError, TypeError, AttributeError):  # unknown, a folder, or no text
+        raise ValueError(f"{name!r} is not a time zone") from None
+
+
 def parse_time(text: str, zone: tzinfo = timezone.utc) -> datetime:
     """Parse an ISO 8601 time in any form that Django and the databases write. Return it in UTC.
 

@@ -1,4 +1,4 @@
-"""Callbacks that wait for the end of a session's transaction. They must not raise."""
+"""Callbacks that wait for the end of a session's transaction. Those after it must not raise."""
 
 import typing as t
 from collections.abc import Callable, Sequence
@@ -18,14 +18,22 @@ class _Waiting:
     def __init__(self, session: Session) -> None:
         self.after_commit: dict[SessionTransaction, list[Callback]] = {}
         self.when_ended: list[Callback] = []
+        self.before_commit: list[Callback] = []
         #: Collects the callbacks while the extension itself commits; ``None``: they run at once.
         self.held: list[Callback] | None = None
         self.is_closing = False
         self._committed: SessionTransaction | None = None
         self._is_rolled_back = False
+        event.listen(session, "before_commit", self._prepare)
         event.listen(session, "after_commit", self._note_commit)
         event.listen(session, "after_rollback", self._note_rollback)
         event.listen(session, "after_transaction_end", self._end)
+
+    def _prepare(self, session: Session) -> None:
+        if not session.in_nested_transaction():
+            callbacks, self.before_commit = self.before_commit, []
+            for callback in callbacks:
+                callback()
 
     def _note_commit(self, session: Session) -> None:
         self._committed = session.get_nested_transaction() or session.get_transaction()
@@ -42,7 +50,7 @@ class _Waiting:
             return
         callbacks += self.when_ended
         is_closing = not is_committed and not self._is_rolled_back
-        self.after_commit, self.when_ended = {}, []
+        self.after_commit, self.when_ended, self.before_commit = {}, [], []
         self._committed, self._is_rolled_back = None, False
         if self.held is not None:
             self.held += callbacks
@@ -65,6 +73,11 @@ def call_after_commit(session: Session, callback: Callback) -> None:
     """Call back after the session commits. The callback is discarded with its savepoint or transaction."""
     transaction = session.get_nested_transaction() or session.get_transaction()
     _waiting(session).after_commit.setdefault(t.cast(SessionTransaction, transaction), []).append(callback)
+
+
+def call_before_commit(session: Session, callback: Callback) -> None:
+    """Call back when the session is about to commit its transaction. The callback may write."""
+    _waiting(session).before_commit.append(callback)
 
 
 def call_when_ended(session: Session, callback: Callback) -> None:

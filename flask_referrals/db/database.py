@@ -4,6 +4,7 @@ import typing as t
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import tzinfo
 from functools import cached_property
 
 import sqlalchemy as sa
@@ -26,6 +27,8 @@ class Database:
     plain_get_bind: Callable[..., t.Any]
     #: Logs the exception that is being handled, under a message with placeholders.
     log_failure: Callable[..., None]
+    #: The time zone of the days that are rolled up.
+    zone: tzinfo
 
     @property
     def session(self) -> Session:

@@ -11,6 +11,7 @@ from ..times import now
 from ..types import Actor, Anonymous
 from .build import Models, Query
 from .keys import digest
+from .totals import count_at_commit
 from .transactions import Transaction, get_statement
 
 # The columns that tell a row from all others: a visitor key is random, and nobody acts twice in one microsecond.
@@ -67,6 +68,8 @@ def insert_response(transaction: Transaction, choice: Choice, row: dict[str, t.A
         chosen = transaction.execute(statement, choice.parameters).first()
         stored = _insert(transaction, chosen, row) if chosen is not None else None
     transaction.has_written |= stored is not None
+    if stored is not None and stored.ignored is None and not transaction.commit:
+        count_at_commit(transaction, database.models.responses.id == stored.id, row["created_at"])
     return stored
 
 

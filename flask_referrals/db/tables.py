@@ -35,8 +35,11 @@ _PRECISE = "flask_referrals.precise"
 
 KEY = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 TIME = sa.DateTime(timezone=True)
-# SQLite has no decimals. A float of 14 digits returns what was stored.
-MONEY = sa.Numeric(14, 4).with_variant(sa.Float(asdecimal=True, decimal_return_scale=4), "sqlite")
+
+
+def _money(digits: int) -> TypeEngine[t.Any]:
+    # SQLite has no decimals. A float of 14 digits returns what was stored.
+    return sa.Numeric(digits, 4).with_variant(sa.Float(asdecimal=True, decimal_return_scale=4), "sqlite")
 
 
 def _precise(type_: TypeEngine[t.Any], **options: t.Any) -> MappedColumn[t.Any]:
@@ -150,7 +153,7 @@ class ResponseColumns(RecordColumns):
     #: The digest of action and key; ``None`` without a key. Galera would take all rows without a key as equal under a
     #: unique key over both columns, and two clicks at the same time as a conflict.
     identity: Mapped[str | None] = _precise(sa.String(64), unique=True, sort_order=-2)
-    value: Mapped[Decimal | None] = mapped_column(MONEY, sort_order=-2)
+    value: Mapped[Decimal | None] = mapped_column(_money(14), sort_order=-2)
     currency: Mapped[str | None] = mapped_column(sa.String(3), sort_order=-2)
     params: Mapped[dict[str, t.Any] | None] = mapped_column(sa.JSON(none_as_null=True), sort_order=-2)
 
@@ -190,6 +193,8 @@ def new_total_table(referrals: sa.Table) -> sa.Table:
         sa.Column("action", sa.String(128), nullable=False, info={_PRECISE: True}),
         sa.Column("day", TIME, nullable=False, info={_PRECISE: True}),
         sa.Column("count", KEY, nullable=False),
+        sa.Column("value", _money(20)),
+        sa.Column("currency", sa.String(3)),
         sa.Index(None, "referral_id", "action", "day"),
         schema=referrals.schema,
         sqlite_autoincrement=True,

@@ -1,37 +1,50 @@
 """The counts of responses: rolled up for the days that are over, counted from the rows for those since.
 
-``flask referrals rollup`` adds one row per referral and action for the time since the last roll-up. Rows are never
-changed, so that nobody waits for a counter: a change in a time that is rolled up adds a correcting row. One row is the
-watermark: everything before its time is rolled up. A roll-up locks it, and so does a correction, so that no change
-falls between the two. MariaDB also writes to it: the nodes of a cluster do not see each other's locks, but one of two
-transactions that write to the same row is given up.
+``flask referrals rollup`` adds one row per referral, action, day and currency. Rows are never changed, so that nobody
+waits for a counter: a change on a day that is rolled up adds a correcting row. One row is the watermark: everything
+before its time is rolled up. A roll-up locks it, and so does a correction, so that no change falls between the two.
+MariaDB also writes to it: the nodes of a cluster do not see each other's locks, but one of two transactions that write
+to the same row is rolled back.
+
+A day is stored as the time at which it begins in the site's time zone. The roll-up of a time zone that has changed
+since begins within a day: then that time is stored.
 """
 
 import typing as t
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from decimal import Decimal
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from ..times import as_utc, now
+from ..times import as_utc, load_zone, now
+from .after_commit import call_before_commit
 from .build import Models
 from .database import Database
-from .transactions import Transaction, open_transaction
+from .transactions import HostTransaction, T, Transaction, open_transaction
 
-_DAY = timedelta(days=1)
 #: How long after midnight a day is over: by then, what was recorded before it has been committed.
 _MARGIN = timedelta(hours=1)
 _NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
-#: The key of the watermark, which no sequence reaches.
-_WATERMARK = -1
+#: The keys of two rows that hold no totals, and that no sequence reaches. The watermark has the time zone's name as its
+#: action. The other one says before which time responses were deleted.
+_WATERMARK, _PURGED = -1, -2
 
+#: How many days are rolled up in one transaction, each time in one pass over the responses.
+_CHUNK = 100
 _PAGE = 1000
 
-#: A response that has come to be counted, or is no longer: its referral's key, its action, its time.
-Counted = tuple[int, str, datetime]
+
+class Counted(t.NamedTuple):
+    """A response that has come to be counted, or is no longer."""
+
+    referral_id: int
+    action: str
+    created_at: datetime
+    value: Decimal | None = None
+    currency: str | None = None
 
 
 def watermark(models: Models) -> sa.Select[t.Any]:
@@ -58,84 +71,211 @@ def counts(models: Models, links: sa.Select[t.Any], until: datetime | None) -> s
     return sa.union_all(rolled_up, counted_since).subquery().select()
 
 
-def correct_totals(transaction: Transaction, changes: Iterable[Counted], by: int) -> None:
+def is_day_over(database: Database, moment: datetime) -> bool:
+    """Return whether a time is on a day that has ended, so that it may be rolled up."""
+    return moment < _day_start(now(), database.zone)
+
+
+def correct_totals(transaction: Transaction, changes: Iterable[Sequence[t.Any]], by: int) -> None:
     """Add the correcting rows for responses that have come to be counted, or are no longer.
 
-    :param changes: the responses; those after the watermark are skipped.
+    :param changes: the responses, as in :class:`Counted`; those after the watermark are skipped.
     """
-    total = transaction.database.models.total
-    _place_watermark(transaction)
-    if transaction.database.dialect.name in ("mysql", "mariadb"):
+    database, total = transaction.database, transaction.database.models.total
+    _place(transaction, _WATERMARK)
+    if database.dialect.name in ("mysql", "mariadb"):
         transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(count=total.c.count + 1))
-    until = transaction.execute(watermark(transaction.database.models).with_for_update(read=True)).scalar_one()
-    of_days = Counter(
-        (referral_id, action, _midnight(time)) for referral_id, action, time in changes if as_utc(time) < as_utc(until)
-    )
-    if of_days:
-        rows = [
-            {"referral_id": referral_id, "action": action, "day": day, "count": by * number}
-            for (referral_id, action, day), number in of_days.items()
-        ]
-        transaction.execute(sa.insert(total), rows)
+    until, zone = _lock_watermark(transaction, read=True)
+    rows: dict[t.Any, dict[str, t.Any]] = {}
+    for change in (Counted(*each) for each in changes):
+        if as_utc(change.created_at) < until:
+            key = change.referral_id, change.action, _day_start(change.created_at, zone), change.currency
+            names = "referral_id", "action", "day", "currency"
+            row = rows.setdefault(key, dict(zip(names, key, strict=True)) | {"count": 0, "value": Decimal(0)})
+            row["count"] += by
+            row["value"] += by * (change.value or 0)
+    if rows:
+        transaction.execute(sa.insert(total), list(rows.values()))
 
 
-def _place_watermark(transaction: Transaction) -> None:
-    """Insert the watermark if there is none. One of two transactions that do so waits for the other.
+def count_at_commit(transaction: Transaction, written: sa.ColumnElement[bool], oldest: datetime) -> None:
+    """Correct the totals for responses that the host commits only when their day may be rolled up.
+
+    :param written: selects the responses.
+    :param oldest: the time of the first one.
+    """
+    database, responses = transaction.database, transaction.database.models.responses
+    counted = sa.select(*(responses[name] for name in Counted._fields))
+    counted = counted.where(written, responses.ignored.is_(None))
+
+    def correct() -> None:
+        if is_day_over(database, oldest):
+            late = HostTransaction(database, flush=False)
+            late.run(lambda: correct_totals(late, late.execute(counted).all(), 1), on_failure=log)
+
+    def log() -> None:
+        database.log_failure("Responses were stored, but not counted: run 'flask referrals rollup --rebuild'.")
+
+    call_before_commit(transaction.session, correct)
+
+
+def note_purge(transaction: Transaction, before: datetime) -> None:
+    """Note that responses before a time are deleted: a rebuild keeps the totals of their days."""
+    total = transaction.database.models.total
+    transaction.lock()
+    _place(transaction, _PURGED)
+    transaction.execute(sa.update(total).where(total.c.id == _PURGED, total.c.day < before).values(day=before))
+
+
+def _place(transaction: Transaction, key: int) -> None:
+    """Insert the row with a key if there is none. One of two transactions that do so waits for the other.
 
     It is read without a lock first: MariaDB would lock the gap, and two transactions would deadlock.
     """
-    if transaction.scalar(watermark(transaction.database.models)) is None:
-        first = sa.insert(transaction.database.models.total).values(id=_WATERMARK, action="", day=_NEVER, count=0)
+    total = transaction.database.models.total
+    if transaction.scalar(sa.select(total.c.id).where(total.c.id == key)) is None:
+        row = {"id": key, "action": str(transaction.database.zone), "day": _NEVER, "count": 0}
         with suppress(IntegrityError), transaction.savepoint():
-            transaction.execute(first)
+            transaction.execute(sa.insert(total).values(row))
 
 
-def roll_up(database: Database) -> int:
-    """Count the responses of the days that are over since the last roll-up. Return the number of days."""
+def roll_up(database: Database, *, rebuild: bool = False) -> int:
+    """Count the responses of the days that are over since the last roll-up. Return the number of days.
 
-    def place() -> None:
+    :param rebuild: begin again with the first day whose responses are still stored.
+    """
+    # In a transaction of its own: MariaDB must not count in a snapshot that is older than the lock.
+    _commit(database, lambda transaction: _place(transaction, _WATERMARK))
+    _commit(database, lambda transaction: _begin_again(transaction, rebuild))
+    days = 0
+    while True:
+        done = _commit(database, _roll_up_days)
+        days += done
+        if done < _CHUNK:
+            return days
+
+
+def _commit(database: Database, work: Callable[[Transaction], T]) -> T:
+    transaction: Transaction = open_transaction(database, commit=True)
+
+    def write() -> T:
         with transaction.write():
             transaction.lock()
-            _place_watermark(transaction)
+            result = work(transaction)
         transaction.has_written = True
+        return result
 
-    # In a transaction of its own: MariaDB must not count in a snapshot that is older than the lock.
-    transaction: Transaction = open_transaction(database, commit=True)
-    transaction.run(place)
-    transaction = open_transaction(database, commit=True)
-    return transaction.run(lambda: _roll_up(transaction))
+    return transaction.run(write)
 
 
-def _roll_up(transaction: Transaction) -> int:
+def _lock_watermark(transaction: Transaction, *, read: bool = False) -> tuple[datetime, tzinfo]:
+    """Return the time of the watermark, and the time zone of the days before it."""
+    total = transaction.database.models.total
+    row = transaction.execute(sa.select(total).where(total.c.id == _WATERMARK).with_for_update(read=read)).one()
+    return as_utc(row.day), load_zone(row.action or "UTC")
+
+
+def _begin_again(transaction: Transaction, rebuild: bool) -> None:
+    """Move the watermark back to the first day whose responses are all stored, if that is needed.
+
+    Until they are rolled up again, the responses since then are counted from the rows.
+    """
+    models, name = transaction.database.models, str(transaction.database.zone)
+    total = models.total
+    until, zone = _lock_watermark(transaction)
+    if not rebuild and str(zone) == name:
+        return
+    oldest = transaction.scalar(sa.select(sa.func.min(models.responses.created_at)))
+    purged = transaction.scalar(sa.select(total.c.day).where(total.c.id == _PURGED))
+    start = until if oldest is None else min(until, _day_start(oldest, zone))
+    if purged is not None:
+        day = _day_start(purged, zone)
+        whole = day if day == as_utc(purged) else _day_start(day + timedelta(hours=26), zone)
+        start = min(until, max(start, whole))
+    stale = sa.and_(total.c.id > 0, total.c.day >= start)
+    lost = _count_lost(transaction, stale, start, until)
+    transaction.execute(sa.delete(total).where(stale))
+    if lost:
+        transaction.execute(sa.insert(total), lost)
+    transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=start, action=name))
+    note_purge(transaction, start)  # days before that in another time zone overlap with those since
+
+
+def _count_lost(
+    transaction: Transaction, stale: sa.ColumnElement[bool], start: datetime, until: datetime
+) -> list[dict[str, t.Any]]:
+    """Return the totals of deleted responses in rows that stand for many days.
+
+    Rows without a value are from a version that counted all days since the last roll-up as one.
+    """
     total, responses = transaction.database.models.total, transaction.database.models.responses
-    with transaction.write():
-        transaction.lock()
-        until = transaction.execute(watermark(transaction.database.models).with_for_update()).scalar_one()
-        start, end = as_utc(until), _midnight(now() - _MARGIN)
-        if start == _NEVER:
-            oldest = transaction.scalar(sa.select(sa.func.min(responses.created_at)))
-            start = _midnight(oldest) if oldest is not None else end
-        if start >= end:
-            return 0
-        counted = (
-            sa.select(
-                responses.referral_id.label("referral_id"),
-                responses.action.label("action"),
-                sa.literal(end - _DAY, total.c.day.type).label("day"),
-                sa.func.count().label("count"),
-            )
-            .where(responses.created_at >= start, responses.created_at < end, responses.ignored.is_(None))
-            .group_by(responses.referral_id, responses.action)
-        )
-        if transaction.database.can_insert_selected:
-            transaction.execute(sa.insert(total).from_select(counted.selected_columns.keys(), counted))
-        else:
-            for rows in transaction.execute(counted).mappings().partitions(_PAGE):
-                transaction.execute(sa.insert(total), [dict(row) for row in rows])
-        transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=end))
-    transaction.has_written = True
-    return (end - start).days
+    groups = total.c.referral_id, total.c.action
+    kept = sa.select(*groups, sa.func.sum(total.c.count)).where(stale).group_by(*groups)
+    kept = kept.having(sa.func.count() > sa.func.count(total.c.value))
+    lost = {(row[0], row[1]): int(row[2]) for row in transaction.execute(kept)}
+    if lost:
+        groups = responses.referral_id, responses.action
+        stored = sa.select(*groups, sa.func.count()).group_by(*groups)
+        stored = stored.where(responses.created_at >= start, responses.created_at < until, responses.ignored.is_(None))
+        for referral_id, action, number in transaction.execute(stored):
+            lost[referral_id, action] = lost.get((referral_id, action), 0) - number
+    before = {"day": start - timedelta(hours=1), "value": Decimal(0)}
+    return [
+        {"referral_id": referral_id, "action": action, "count": number, **before}
+        for (referral_id, action), number in lost.items()
+        if number > 0
+    ]
 
 
-def _midnight(time: datetime) -> datetime:
-    return as_utc(time).replace(hour=0, minute=0, second=0, microsecond=0)
+def _roll_up_days(transaction: Transaction) -> int:
+    """Count some of the days that are over. Return how many."""
+    database, zone = transaction.database, transaction.database.zone
+    total, responses = database.models.total, database.models.responses
+    start, _ = _lock_watermark(transaction)
+    end = _day_start(now() - _MARGIN, zone)
+    if start == _NEVER:
+        oldest = transaction.scalar(sa.select(sa.func.min(responses.created_at)))
+        start = end if oldest is None else _day_start(oldest, zone)
+    if start >= end:
+        return 0
+    *days, end = _split_days(start, end, zone)[: _CHUNK + 1]
+    names = "referral_id", "action", "currency", "value"
+    day = _day_of(responses.created_at, days, total.c.day.type)
+    counted = sa.select(*(responses[name].label(name) for name in names), day.label("day"))
+    is_counted = responses.created_at >= start, responses.created_at < end, responses.ignored.is_(None)
+    rows = counted.where(*is_counted).subquery().c
+    groups = rows.referral_id, rows.action, rows.currency, rows.day
+    value = sa.func.coalesce(sa.func.sum(rows.value), 0).label("value")
+    sums = sa.select(*groups, sa.func.count().label("count"), value).group_by(*groups)
+    if database.can_insert_selected:
+        transaction.execute(sa.insert(total).from_select(sums.selected_columns.keys(), sums))
+    else:
+        for page in transaction.execute(sums).mappings().partitions(_PAGE):
+            transaction.execute(sa.insert(total), [dict(row) for row in page])
+    transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=end))
+    return len(days)
+
+
+def _day_of(moment: t.Any, days: Sequence[datetime], type_: t.Any) -> t.Any:
+    """Return the day of a time, as a tree of CASEs: few comparisons for each row."""
+    if len(days) == 1:
+        return sa.literal(days[0], type_)
+    middle = len(days) // 2
+    earlier, later = (_day_of(moment, half, type_) for half in (days[:middle], days[middle:]))
+    return sa.case((moment < days[middle], earlier), else_=later)
+
+
+def _split_days(start: datetime, end: datetime, zone: tzinfo) -> list[datetime]:
+    """Return two times, and the beginnings of all days between them. Zones have skipped days, so that two are equal."""
+    first, last = (moment.astimezone(zone).date().toordinal() for moment in (start, end))
+    days = {_midnight(date.fromordinal(number), zone) for number in range(first, last + 1)}
+    return [start, *sorted(day for day in days if start < day < end), end]
+
+
+def _day_start(moment: datetime, zone: tzinfo) -> datetime:
+    return _midnight(as_utc(moment).astimezone(zone).date(), zone)
+
+
+def _midnight(day: date, zone: tzinfo) -> datetime:
+    """Return when a day begins. Where the clocks skip midnight, that is when they do."""
+    return datetime.combine(day, time.min, zone).astimezone(timezone.utc)

@@ -90,6 +90,8 @@ class Transaction:
 
     database: Database
     _: KW_ONLY
+    #: Whether the work is committed at its end. Otherwise the host does it, at any later time.
+    commit: bool = True
     #: Set by whatever writes a row. Without it there is nothing to commit.
     has_written: bool = False
 
@@ -181,7 +183,6 @@ class HostTransaction(Transaction):
     """Work in a transaction of the host's: never repeated, with a savepoint around each write."""
 
     _: KW_ONLY
-    #: Whether to commit the host's session at the end of the work.
     commit: bool = False
     #: Whether to flush what the host has pending, so that its errors reach the host unchanged. Otherwise nothing
     #: flushes it, and a savepoint is around all of the work.

@@ -15,20 +15,17 @@ from ..credit import MAX_REPEATS
 from ..db.build import Models
 from ..db.keys import digest, existing_users
 from ..db.tombstones import find_tombstones
-from ..db.totals import correct_totals
+from ..db.totals import correct_totals, count_at_commit, is_day_over
 from ..db.transactions import Transaction
 from ..delivery import send_after_commit
 from ..signals import response_recorded
 from ..state import AppState
-from ..times import as_utc, now, parse_time
+from ..times import as_utc, parse_time
 from ..types import CLICK, VOID, Actor, Event
 from .events import DESCRIPTION, event_digest, event_key
 
 #: How often events are inserted while others insert the same ones, or delete links and users.
 _ATTEMPTS = 5
-
-#: The age of the youngest click that a roll-up may have missed.
-_ROLLED_UP = timedelta(hours=1)
 
 
 def store_events(state: AppState, events: Sequence[Event], transaction: Transaction) -> None:
@@ -262,7 +259,12 @@ class _Batch:
         if transaction.database.dialect.insert_executemany_returning:
             insert = insert.returning(responses.id)  # in one statement; drivers send one for each row otherwise
         transaction.execute(insert, rows)
-        self._correct_totals([touch for touch in touches if touch.reason is None], 1)
+        counted = [touch for touch in touches if touch.reason is None]
+        self._correct_totals(counted, 1)
+        timely = [touch for touch in counted if not is_day_over(transaction.database, touch.time)]
+        if timely and not transaction.commit:
+            written = responses.identity.in_([event_digest(t.cast(Event, touch.event)) for touch in timely])
+            count_at_commit(transaction, written, min(touch.time for touch in timely))
         if response_recorded.has_receivers_for(self.state.app):
             digests = [event_digest(t.cast(Event, touch.event)) for touch in touches]
             ids = sa.select(responses.id).where(responses.identity.in_(digests))
@@ -286,6 +288,10 @@ class _Batch:
         self._correct_totals([touch for touch in touches if touch.reason is not None and touch.was_counted], -1)
 
     def _correct_totals(self, touches: Sequence[_Touch], by: int) -> None:
-        late = [(touch.referral_id, CLICK, touch.time) for touch in touches if touch.time < now() - _ROLLED_UP]
+        late = [
+            (touch.referral_id, CLICK, touch.time)
+            for touch in touches
+            if is_day_over(self.transaction.database, touch.time)
+        ]
         if late:
             correct_totals(self.transaction, late, by)

@@ -173,6 +173,10 @@ class TestRefusedSettings:
             ("REFERRALS_IGNORED", "count"),
             ("REFERRALS_CAMPAIGN_PARAMS", "utm_source"),
             ("REFERRALS_FORWARD_QUERY", "yes"),
+            *(
+                ("REFERRALS_TIMEZONE", zone)
+                for zone in ("Europe/Atlantis", "Europe", "../UTC", "/etc", "", None, 1, b"UTC")
+            ),
             ("REFERRALS_RESERVED_CODES", None),
             ("REFERRALS_GUESS_LIMIT", 0),
             ("REFERRALS_GUESS_LIMIT", True),
@@ -239,6 +243,7 @@ class TestSettings:
             ("REFERRALS_ATTRIBUTION_WINDOW", 0.5),
             ("REFERRALS_ATTRIBUTION_WINDOW", timedelta(days=3650)),
             ("REFERRALS_REPEAT_WINDOW", None),
+            ("REFERRALS_TIMEZONE", "America/Argentina/Buenos_Aires"),
             ("REFERRALS_IP_STORAGE", "none"),
             ("REFERRALS_REFERRER_STORAGE", "full"),
             ("REFERRALS_ACTION_DISPLAY", {}),

@@ -452,6 +452,8 @@ COLUMNS = {
         "action": (False, exact(128)),
         "day": (False, TIME_TYPE),
         "count": (False, KEY_TYPE),
+        "value": (True, ("FLOAT", "NUMERIC(20, 4)", "NUMERIC(20, 4)")),
+        "currency": (True, text(3)),
     },
 }
 INDEXES = {

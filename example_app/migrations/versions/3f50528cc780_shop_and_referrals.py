@@ -242,6 +242,12 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("count", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column(
+            "value",
+            sa.Numeric(precision=20, scale=4).with_variant(sa.Float(asdecimal=True, decimal_return_scale=4), "sqlite"),
+            nullable=True,
+        ),
+        sa.Column("currency", sa.String(length=3), nullable=True),
         sa.ForeignKeyConstraint(["referral_id"], ["referral.id"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from ...actors import parse_user_key
 from ...db.build import Models
 from ...db.keys import digest
-from ...db.totals import correct_totals
+from ...db.totals import Counted, correct_totals
 from ...db.transactions import Transaction, open_transaction
 from ...state import AppState, current_state
 from ...times import as_utc
@@ -351,7 +351,7 @@ class _Batch:
         self._insert_rows(responses, list(new.values()))
         counted = [values for values in new.values() if values["ignored"] is None]
         if counted:
-            changes = [(values["referral_id"], values["action"], values["created_at"]) for values in counted]
+            changes = [[values.get(name) for name in Counted._fields] for values in counted]
             correct_totals(self._transaction, changes, 1)
         self.counts["responses_added"] += len(new)
         self.counts["responses_present"] += len(rows) - len(new) - len(self.refusals)
