@@ -16,6 +16,7 @@ from .db.database import Database
 from .exceptions import ConfigurationError
 from .failures import log_failure
 from .models import ReferralMixin, ReferralResponseMixin
+from .state import current_state
 
 
 def find_host(app: Flask) -> SQLAlchemy:
@@ -46,7 +47,7 @@ def make_database(app: Flask, db: SQLAlchemy, choices: Choices, zone: tzinfo) ->
 
 
 def _base_of(db: SQLAlchemy) -> Base:
-    registry: t.Any = t.cast(t.Any, db.Model).registry
+    registry = t.cast(t.Any, db.Model).registry
 
     def new_model(name: str, mixin: type[t.Any], attributes: dict[str, t.Any]) -> type[t.Any]:
         body: dict[str, t.Any] = {"__module__": __name__, "__doc__": mixin.__doc__, **attributes}
@@ -59,7 +60,15 @@ def _base_of(db: SQLAlchemy) -> Base:
         registry.map_declaratively(model)
         return model
 
-    return Base(db.metadata, lambda: registry.mappers, new_model)
+    return Base(registry, new_model)
+
+
+def __getattr__(name: str) -> t.Any:
+    """Return a model of the current app, so that pickle finds the class of its instances here."""
+    if name not in ("Referral", "ReferralResponse"):
+        raise AttributeError(name)
+    models = current_state().database.models
+    return models.referral if name == "Referral" else models.response
 
 
 def _refuse_autocommit(engine: sa.Engine) -> None:

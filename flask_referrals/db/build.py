@@ -1,16 +1,19 @@
 """The pair of models of a database: found among the host's models, or built on the host's declarative base, once."""
 
 import typing as t
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapper
+from sqlalchemy import event
+from sqlalchemy.orm import Mapper, registry
 
 from ..exceptions import ConfigurationError
 from .tables import RecordColumns, ReferralColumns, ResponseColumns, new_total_table
 
 _INFO_KEY = "flask_referrals"
+_LOCK = Lock()
 
 
 class Query(t.Protocol):
@@ -30,6 +33,8 @@ class Models:
     referrals: t.Any
     responses: t.Any
     total: sa.Table
+    #: What the host has named of the first three.
+    choices: "Choices"
     #: The mapper of the responses, which tells the session where to send a statement.
     mapper: Mapper[t.Any]
     #: The statements that were built, by the classes and values of their queries.
@@ -50,9 +55,8 @@ class Models:
 class Base:
     """The host's declarative base."""
 
-    #: Remembers the models as long as the tables live: several apps on one database share them.
-    metadata: sa.MetaData
-    mappers: Callable[[], Iterable[Mapper[t.Any]]]
+    #: Its metadata remembers the models as long as the tables live: several apps on one database share them.
+    registry: registry
     #: Maps a new class, given its name, its mixin and its attributes.
     new_model: Callable[[str, type[t.Any], dict[str, t.Any]], type[t.Any]]
 
@@ -68,9 +72,11 @@ class Choices:
 
 def get_models(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns], type[ResponseColumns]]) -> Models:
     """Return the models of a database; build those that the host has not declared, from the two mixins."""
-    models: Models | None = base.metadata.info.get(_INFO_KEY)
-    if models is None:
-        models = base.metadata.info[_INFO_KEY] = _build(base, choices, mixins)
+    known_models = base.registry.metadata.info
+    with _LOCK:  # apps may be set up in several threads
+        if _INFO_KEY not in known_models:
+            known_models[_INFO_KEY] = _build(base, choices, mixins)
+    models: Models = known_models[_INFO_KEY]
     for option in ("user", "referral", "response"):
         given, known = getattr(choices, option), getattr(models, option)
         if given is not None and given is not known:
@@ -88,8 +94,8 @@ def bind_key(model: type[t.Any]) -> str | None:
 
 
 def _build(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns], type[ResponseColumns]]) -> Models:
-    response = choices.response or _find_declared(base, ResponseColumns, "response_model")
-    referral = choices.referral or _find_declared(base, ReferralColumns, "referral_model")
+    response = choices.response or _find_declared(base, ResponseColumns, "response_model", "__referral_backref__")
+    referral = choices.referral or _find_declared(base, ReferralColumns, "referral_model", "__user_backref__")
     if response is not None:
         if referral is not None and response.__referral_model__ is not referral:
             raise ConfigurationError(f"{response.__name__}.__referral_model__ must be {referral.__name__}.")
@@ -107,16 +113,41 @@ def _build(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns], ty
         response = base.new_model("ReferralResponse", mixins[1], {"__tablename__": "referral_response"} | attributes)
     total = new_total_table(t.cast(sa.Table, sa.inspect(referral).local_table))
     mapper = sa.inspect(response)
-    return Models(referral, response, user, sa.inspect(referral).columns, mapper.columns, total, mapper)
+    return Models(referral, response, user, sa.inspect(referral).columns, mapper.columns, total, choices, mapper)
 
 
-def _find_declared(base: Base, mixin: type[RecordColumns], option: str) -> t.Any:
-    roots = (mapper.class_ for mapper in base.mappers() if mapper.inherits is None)
+def _find_declared(base: Base, mixin: type[RecordColumns], option: str, backref: str) -> t.Any:
+    roots = (mapper.class_ for mapper in base.registry.mappers if mapper.inherits is None)
     found = [model for model in roots if issubclass(model, mixin)]
     if len(found) > 1:
         names = " and ".join(sorted(model.__name__ for model in found))
-        raise ConfigurationError(f"There are {names}: name the right one with Referrals({option}=...).")
+        raise ConfigurationError(
+            f"There are {names}: name the right one with Referrals({option}=...), and set {backref} = None on others."
+        )
     return found[0] if found else None
+
+
+@event.listens_for(RecordColumns, "after_mapper_constructed", propagate=True)
+def _refuse_late_model(mapper: Mapper[t.Any], model: type[RecordColumns]) -> None:
+    models: Models | None = mapper.registry.metadata.info.get(_INFO_KEY)
+    option = "referral" if issubclass(model, ReferralColumns) else "response"
+    if models is not None and mapper.inherits is None and getattr(models.choices, option) is None:
+        raise ConfigurationError(
+            f"{model.__name__} was declared after 'referrals.init_app(app)', which uses "
+            f"{getattr(models, option).__name__}. Declare it before, or name the right one with "
+            f"Referrals({option}_model=...)."
+        )
+
+
+@event.listens_for(ReferralColumns, "before_delete", propagate=True)
+def _delete_responses(mapper: Mapper[t.Any], connection: sa.Connection, referral: ReferralColumns) -> None:
+    """Delete a referral's responses and totals: SQLite enforces ON DELETE CASCADE only when the host asks for it."""
+    models: Models | None = mapper.registry.metadata.info.get(_INFO_KEY)
+    columns = [models.total.c.referral_id] if models is not None and isinstance(referral, models.referral) else []
+    if "responses" in mapper.relationships:
+        columns.append(mapper.relationships["responses"].mapper.columns.referral_id)
+    for column in columns:
+        connection.execute(sa.delete(column.table).where(column == referral.id))
 
 
 def _find_user_model(
@@ -130,9 +161,16 @@ def _find_user_model(
         )
     user = given or next(iter(of_models), None)
     if user is not None:
-        mapper = next((mapper for mapper in base.mappers() if mapper.class_ is user), None)
-        if mapper is None:
-            raise ConfigurationError(f"user_model={user.__name__} is not a model of this SQLAlchemy().")
+        mapper = sa.inspect(user, raiseerr=False)
+        if not isinstance(mapper, Mapper):
+            raise ConfigurationError(f"user_model={user.__name__} is not a model.")
+        if mapper.registry is not base.registry:
+            raise ConfigurationError(
+                f"user_model={user.__name__} is not a model of this SQLAlchemy(): it has another declarative base than "
+                "db.Model, so that no referral can have a relationship to it. Make it a subclass of db.Model, or "
+                "create the SQLAlchemy() with its base as model_class. Or leave user_model out: users are stored by "
+                "get_id() then."
+            )
         if len(mapper.primary_key) != 1:
             raise ConfigurationError(f"user_model={user.__name__} must have a primary key of one column.")
     return user

@@ -14,8 +14,14 @@ from .transactions import Transaction
 
 
 def table_name(model: type[t.Any]) -> str:
-    """Return the name of a model's table. A target is stored under it unless it was registered under another."""
-    return str(t.cast(sa.Table, sa.inspect(model).base_mapper.local_table).name)
+    """Return the name of a model's table, with its bind and schema unless it is on the default ones.
+
+    A target is stored under it unless it was registered under another.
+    """
+    table = t.cast(sa.Table, sa.inspect(model).base_mapper.local_table)
+    bind = table.metadata.info.get("bind_key")
+    name = table.name if table.schema == table.metadata.schema else f"{table.schema}.{table.name}"
+    return name if bind is None else f"{bind}:{name}"
 
 
 def stored_key(obj: t.Any) -> t.Any:

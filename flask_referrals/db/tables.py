@@ -4,6 +4,7 @@ Stock types only: a type of our own would be a name that the host's migrations d
 """
 
 import typing as t
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -47,10 +48,22 @@ def _precise(type_: TypeEngine[t.Any], **options: t.Any) -> MappedColumn[t.Any]:
     return mapped_column(type_, info={_PRECISE: True}, **options)
 
 
-def _set_precise_types(table: sa.Table) -> None:
-    """Set MariaDB's types. Its dialect is imported here, with the first model, because that takes some 8 ms."""
+def _complete(table: sa.Table, indexes: Iterable[Sequence[t.Any]]) -> None:
+    """Set MariaDB's types, and add the indexes that the table lacks.
+
+    MariaDB's dialect is imported here, with the first model, because that takes some 8 ms.
+    """
     from sqlalchemy.dialects import mysql
 
+    # Ids are never used twice, so that the rows of a deleted referral cannot become another's.
+    if len(table.primary_key.columns) == 1:
+        table.dialect_kwargs["sqlite_autoincrement"] = True
+    convention: t.Any = table.metadata.naming_convention
+    template = str(convention.get("ix") or convention.get(sa.Index) or "%(constraint_name)s")
+    for columns in indexes:
+        if not any([*index.columns] == [*columns] for index in table.indexes):
+            name = f"ix_{table.name}_{columns[0].name}" if "constraint_name" in template else None
+            sa.Index(name, *columns)
     for column in table.columns:
         if column.info.pop(_PRECISE, False):
             is_time, length = isinstance(column.type, sa.DateTime), getattr(column.type, "length", None)
@@ -63,10 +76,10 @@ class RecordColumns:
 
     __user_model__: t.ClassVar[type[t.Any] | None] = None
 
-    #: Ids are never used twice, so that the rows of a deleted referral cannot become another's.
-    __table_args__: t.Any = {"sqlite_autoincrement": True}
+    #: The attributes of each index. It is not in ``__table_args__``, which a host may replace.
+    __indexes__: t.ClassVar[tuple[tuple[str, ...], ...]]
 
-    #: The name of the relationship from a user to these rows, if there is one.
+    #: The name of the relationship from a user to these rows, if there is one. Two models cannot have the same.
     __user_backref__: t.ClassVar[str | None] = None
 
     if t.TYPE_CHECKING:
@@ -108,6 +121,7 @@ class RecordColumns:
 
 class ReferralColumns(RecordColumns):
     __user_backref__: t.ClassVar[str | None] = "referral_codes"
+    __indexes__ = (("user_id",),)
 
     code: Mapped[str] = _precise(sa.String(64), unique=True, sort_order=-2)
     #: The code in lower case; ``None`` if another referral has it.
@@ -118,10 +132,6 @@ class ReferralColumns(RecordColumns):
     identity: Mapped[str] = _precise(sa.String(64), unique=True, sort_order=-2)
     #: From this time on the link still redirects but is no longer tracked.
     expired_at: Mapped[datetime | None] = _precise(TIME, sort_order=-2)
-
-    @declared_attr.directive
-    def __table_args__(cls) -> t.Any:
-        return (sa.Index(None, "user_id"), RecordColumns.__table_args__)
 
     if t.TYPE_CHECKING:
         responses: DynamicMapped[t.Any]
@@ -138,6 +148,14 @@ class ReferralColumns(RecordColumns):
 
 class ResponseColumns(RecordColumns):
     __referral_model__: t.ClassVar[type[t.Any]]
+    #: The name of the relationship from a referral to these rows, if there is one. Two models cannot have the same.
+    __referral_backref__: t.ClassVar[str | None] = "responses"
+    # Repeats are apart in them, so that nothing gets slower with their number.
+    __indexes__ = (
+        ("session_key", "ignored", "created_at", "id"),
+        ("user_id", "is_touch", "ignored", "created_at", "id"),
+        ("referral_id", "created_at", "id"),
+    )
 
     #: The visitor key. Never the id of a session.
     session_key: Mapped[str | None] = _precise(sa.String(43), sort_order=-2)
@@ -163,24 +181,14 @@ class ResponseColumns(RecordColumns):
 
     @declared_attr
     def referral(cls) -> Mapped[t.Any]:
-        back = backref(
-            "responses",
+        back = cls.__referral_backref__ and backref(
+            cls.__referral_backref__,
             lazy="dynamic",
             cascade="all, delete-orphan",
             passive_deletes=True,
             order_by=lambda: newest_first(cls),
         )
         return relationship(cls.__referral_model__, foreign_keys=t.cast(t.Any, cls.referral_id), backref=back)
-
-    @declared_attr.directive
-    def __table_args__(cls) -> t.Any:
-        return (
-            # Repeats are apart in them, so that nothing gets slower with their number.
-            sa.Index(None, "session_key", "ignored", "created_at", "id"),
-            sa.Index(None, "user_id", "is_touch", "ignored", "created_at", "id"),
-            sa.Index(None, "referral_id", "created_at", "id"),
-            RecordColumns.__table_args__,
-        )
 
 
 def new_total_table(referrals: sa.Table) -> sa.Table:
@@ -195,17 +203,17 @@ def new_total_table(referrals: sa.Table) -> sa.Table:
         sa.Column("count", KEY, nullable=False),
         sa.Column("value", _money(20)),
         sa.Column("currency", sa.String(3)),
-        sa.Index(None, "referral_id", "action", "day"),
         schema=referrals.schema,
-        sqlite_autoincrement=True,
     )
-    _set_precise_types(total)
+    _complete(total, [[total.c.referral_id, total.c.action, total.c.day]])
     return total
 
 
-@event.listens_for(RecordColumns, "instrument_class", propagate=True)
-def _on_new_model(mapper: Mapper[t.Any], model: type[t.Any]) -> None:
-    _set_precise_types(t.cast(sa.Table, mapper.local_table))
+@event.listens_for(RecordColumns, "after_mapper_constructed", propagate=True)
+def _on_new_model(mapper: Mapper[t.Any], model: type[RecordColumns]) -> None:
+    if mapper.inherits is None:
+        indexes = [[mapper.columns[name] for name in names] for names in model.__indexes__]
+        _complete(t.cast(sa.Table, mapper.local_table), indexes)
 
 
 @event.listens_for(RecordColumns, "load", propagate=True)
@@ -217,13 +225,3 @@ def _read_as_utc(record: RecordColumns, *args: t.Any) -> None:
         if value is not None:
             attributes.set_committed_value(record, name, as_utc(value))
     record.__dict__.pop("_loaded_target", None)
-
-
-@event.listens_for(ReferralColumns, "before_delete", propagate=True)
-def _delete_responses(mapper: Mapper[t.Any], connection: sa.Connection, referral: ReferralColumns) -> None:
-    """Delete a referral's responses and totals: SQLite enforces ON DELETE CASCADE only when the host asks for it."""
-    referrals = t.cast(sa.Table, mapper.local_table)
-    schema = "" if referrals.schema is None else f"{referrals.schema}."
-    responses = t.cast(sa.Table, mapper.relationships["responses"].mapper.local_table)
-    for table in (responses, referrals.metadata.tables[f"{schema}{referrals.name}_total"]):
-        connection.execute(sa.delete(table).where(table.c.referral_id == referral.id))

@@ -121,6 +121,12 @@ def options_of(kind: str) -> dict[str, Any]:
     class Convention(DeclarativeBase):
         metadata = sa.MetaData(naming_convention=CONVENTION)
 
+    class NoIndexNames(DeclarativeBase):
+        metadata = sa.MetaData(naming_convention={"pk": CONVENTION["pk"]})
+
+    class GivenIndexNames(DeclarativeBase):
+        metadata = sa.MetaData(naming_convention={"ix": "shop_%(constraint_name)s"})
+
     options: dict[str, dict[str, Any]] = {
         "legacy": {},
         "base": {"model_class": Base},
@@ -128,6 +134,8 @@ def options_of(kind: str) -> dict[str, Any]:
         "dataclass": {"model_class": Dataclass},
         "dataclass no meta": {"model_class": DataclassNoMeta},
         "convention": {"model_class": Convention},
+        "no index names": {"model_class": NoIndexNames},
+        "given index names": {"model_class": GivenIndexNames},
         "legacy convention": {"metadata": sa.MetaData(naming_convention=CONVENTION)},
         "no names": {"model_class": Base, "disable_autonaming": True},
     }
@@ -182,6 +190,8 @@ def check_journey(app: Flask, db: SQLAlchemy, User: Any, referrals: Referrals) -
         ("base", dataclass_of_its_own),
         ("no meta", dataclass_of_its_own),
         ("convention", mapped),
+        ("no index names", mapped),
+        ("given index names", mapped),
         ("legacy convention", legacy),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
@@ -341,6 +351,24 @@ class TestBinds:
             db.session.commit()
             assert (referral.user, str(referral), response.user) == (None, referral.code, None)
             assert app.test_client().get(f"/referrals/{referral.code}").status_code == 302
+
+    def test_objects_of_equal_tables_in_two_databases_are_two_targets(self, app: Flask, make_db: MakeDB) -> None:
+        db = make_db(app, **options_of("base"))
+        tea, other_tea = (
+            type(name, (db.Model,), {"__module__": __name__, "__tablename__": "tea", "__bind_key__": bind} | columns)
+            for name, bind in (("Tea", None), ("OtherTea", "other"))
+            if (columns := {"id": mapped_column(sa.Integer, primary_key=True)})
+        )
+        Referrals(app)
+        with app.app_context():
+            db.create_all()
+            objects = [tea(id=1), other_tea(id=1)]
+            db.session.add_all(objects)
+            db.session.commit()
+            links = [Referral.create("/", target=each) for each in objects]
+            db.session.expire_all()
+            assert [link.target for link in links] == objects
+            assert [link.target_type for link in links] == ["tea", "other:tea"]
 
     def test_pair_in_two_databases_is_an_error(self, app: Flask, make_db: MakeDB) -> None:
         db = make_db(app, **options_of("base"))

@@ -1,9 +1,11 @@
 """Hosts' own models, their kinds of keys, and what comes back from each database."""
 
+import pickle
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,7 +27,7 @@ from flask_referrals import (
 from flask_referrals.actors import parse_user_key
 from flask_referrals.state import current_state
 from tests.conftest import MakeHost
-from tests.host import Host
+from tests.host import Host, in_parallel
 
 NewApp = Callable[[], tuple[Flask, SQLAlchemy]]
 
@@ -189,6 +191,103 @@ class TestMistakes:
         declare_answer(db, declare_invite(db, User))
         with pytest.raises(ConfigurationError, match="__user_model__"):
             Referrals(app)
+
+    @pytest.mark.parametrize("option", ["referral", "response"])
+    def test_own_model_that_is_declared_too_late(self, new_app: NewApp, option: str) -> None:
+        app, db = new_app()
+        referrals = Referrals(app)
+        with app.app_context():
+            model = referrals.Referral
+        with pytest.raises(ConfigurationError, match=rf"declared after .*Referrals\({option}_model=\.\.\.\)"):
+            declare_invite(db) if option == "referral" else declare_answer(db, model)
+
+
+class TestTablesOfOwnModels:
+    """A host may add to a table; what the extension needs stays."""
+
+    @pytest.mark.parametrize("is_tuple", [False, True])
+    def test_table_args_of_the_host_keep_the_indexes(self, new_app: NewApp, is_tuple: bool) -> None:
+        app, db = new_app()
+        comment: dict[str, Any] = {"comment": "links"}
+        args: Any = (sa.Index("host_index", "label"), sa.Index("same", "user_id"), comment) if is_tuple else comment
+        Invite = declare(db, "Invite", ReferralMixin, __table_args__=args)
+        Answer = declare(db, "Answer", ReferralResponseMixin, __table_args__=comment, __referral_model__=Invite)
+        Referrals(app)
+        with app.app_context():
+            db.create_all()
+        table = Invite.__table__
+        assert {index.name for index in table.indexes} == (
+            {"host_index", "same"} if is_tuple else {"ix_invite_user_id"}
+        )
+        assert (table.comment, table.dialect_options["sqlite"]["autoincrement"]) == ("links", True)
+        names = {"ix_answer_session_key", "ix_answer_user_id", "ix_answer_referral_id"}
+        assert {index.name for index in Answer.__table__.indexes} == names
+
+    def test_columns_of_an_index_may_have_other_names(self, new_app: NewApp) -> None:
+        app, db = new_app()
+        column = mapped_column("visitor", sa.String(43))
+        declare(db, "Answer", ReferralResponseMixin, session_key=column, __referral_model__=declare_invite(db))
+        Referrals(app)
+        assert "ix_answer_visitor" in {index.name for index in db.metadata.tables["answer"].indexes}
+
+    def test_index_is_made_once_for_models_in_one_table(self, new_app: NewApp) -> None:
+        app, db = new_app()
+        Invite = declare(db, "Invite", ReferralMixin, __mapper_args__={"polymorphic_on": "label"})
+        gift = type("Gift", (Invite,), {"__module__": __name__, "__mapper_args__": {"polymorphic_identity": "gift"}})
+        Referrals(app)
+        with app.app_context():
+            db.create_all()
+            link = gift(code="gift", redirect_to="/", identity="any")
+            db.session.add(link)
+            db.session.commit()
+            db.session.delete(link)
+            db.session.commit()
+
+    def test_links_that_are_not_the_apps_can_be_deleted(self, new_app: NewApp) -> None:
+        app, db = new_app()
+        User = declare_user(db)
+        Voucher = declare(db, "Voucher", ReferralMixin, __user_model__=User, __user_backref__=None)
+        Invite = declare_invite(db, User)
+        Answer = declare_answer(db, Invite, User)
+        declare(
+            db,
+            "Reply",
+            ReferralResponseMixin,
+            __user_model__=User,
+            __referral_model__=Invite,
+            __referral_backref__=None,
+        )
+        Referrals(app, referral_model=Invite, response_model=Answer)
+        with app.app_context():
+            db.create_all()
+            db.session.add(Voucher(code="any", redirect_to="/", identity="any"))
+            Referral.create("/").respond("CALLED")
+            db.session.commit()
+            for model in (Voucher, Invite):
+                db.session.delete(db.session.scalars(sa.select(model)).one())
+                db.session.commit()
+            assert db.session.scalars(sa.select(ReferralResponse)).all() == []
+
+
+def test_instances_can_be_pickled(host: Host, ctx: None) -> None:
+    response = Referral.create("/").respond("CALLED")
+    code = response.referral.code
+    copy = pickle.loads(pickle.dumps(response))
+    assert (copy.id, copy.action, copy.referral.code) == (response.id, "CALLED", code)
+    assert host.db.session.merge(copy) is response
+    host.db.session.expunge_all()
+    host.db.session.add(copy)
+    assert (type(copy), copy.referral.responses.count()) == (type(response), 1)
+
+
+def test_apps_on_one_database_are_set_up_in_threads(sqlite_url: str) -> None:
+    db = SQLAlchemy()
+    apps = [Flask(__name__) for _ in range(8)]
+    for app in apps:
+        app.config.from_mapping(SECRET_KEY="a test's secret", SQLALCHEMY_DATABASE_URI=sqlite_url)
+        db.init_app(app)
+    in_parallel([partial(Referrals, app) for app in apps])
+    assert len({app.extensions["referrals"].database.models.referral for app in apps}) == 1
 
 
 class TestNamesInHostModels:

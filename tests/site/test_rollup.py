@@ -288,6 +288,19 @@ def test_each_day_has_a_total_with_the_value_of_each_currency(host: Host, code: 
 
 
 @time_machine.travel(NOON, tick=False)
+def test_years_are_rolled_up_day_by_day(host: Host) -> None:
+    with host.app.app_context():
+        code = Referral.create("/").code
+    ages = [1, 2, 99, 100, 101, 199, 200, 201, 1000]
+    for age in ages:
+        record(host, code, NOON - age * DAY, value=age)
+    assert run_roll_up(host) == 1000
+    expected = {(str((NOON - age * DAY).date()), "BOUGHT", None): (1, age) for age in ages}
+    assert sums(host) == expected
+    assert count(host, code) == 0
+
+
+@time_machine.travel(NOON, tick=False)
 def test_voided_sale_leaves_the_value(host: Host, code: str) -> None:
     record(host, code, NOON - DAY, value=Decimal("12.50"), currency="EUR")
     sale = record(host, code, NOON - DAY, value=Decimal("7.25"), currency="EUR")
