@@ -373,6 +373,30 @@ def test_host_that_commits_on_the_same_day_sends_no_more_statements(host: Host, 
         assert sent == ["COMMIT"]
 
 
+@time_machine.travel(NOON, tick=False)
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_host_that_cannot_see_the_roll_up_commits_all_the_same(
+    new_host: MakeHost, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under REPEATABLE READ the watermark that was moved meanwhile cannot be read."""
+    host = new_host(SQLALCHEMY_ENGINE_OPTIONS={"isolation_level": "REPEATABLE READ"})
+    with host.app.app_context():
+        code = Referral.create("/").code
+    record(host, code, NOON - DAY)
+    with time_machine.travel(NOON - DAY, tick=False) as clock, host.app.app_context():
+        link = host.db.session.scalars(sa.select(Referral).where(Referral.code == code)).one()
+        link.respond("BOUGHT", commit=False)
+        clock.shift(DAY)
+        rolling_up = Thread(target=run_roll_up, args=[host])
+        rolling_up.start()
+        rolling_up.join()
+        host.db.session.commit()
+    assert "run 'flask referrals rollup --rebuild'" in caplog.text
+    assert sums(host) == {("2026-05-19", "BOUGHT", None): (1, 0)}
+    run_roll_up(host, rebuild=True)
+    assert sums(host) == {("2026-05-19", "BOUGHT", None): (2, 0)}
+
+
 class TestRebuild:
     """``flask referrals rollup --rebuild``"""
 
