@@ -53,12 +53,17 @@ _USER_COLUMNS = ("username", "name", "email", "first_name", "last_name")
 
 
 class _Form(SecureForm):  # type: ignore[misc]  # Flask-Admin has no types
-    """Add a CSRF token to the form, unless the host uses Flask-WTF's CSRF protection."""
+    """Check a CSRF token, which is Flask-WTF's if the host uses it, also where the host has turned its check off."""
 
     class Meta(SecureForm.Meta):  # type: ignore[misc]
         @property
         def csrf(self) -> bool:
             return "csrf" not in current_app.extensions
+
+    def validate(self, *args: t.Any, **kwargs: t.Any) -> bool:
+        if not self.meta.csrf:
+            current_app.extensions["csrf"].protect()
+        return bool(super().validate(*args, **kwargs))
 
 
 class _TimeField(DateTimeField):  # type: ignore[misc]

@@ -17,6 +17,7 @@ from flask_admin import Admin, AdminIndexView
 from flask_admin.contrib.sqla import ModelView
 from flask_login import current_user
 from flask_sqlalchemy import SQLAlchemy
+from flask_wtf import CSRFProtect
 
 from example_app import create_app
 from example_app.demo import add_data
@@ -258,6 +259,28 @@ def test_another_site_cannot_make_a_link_expire(host: Host, client: FlaskClient)
     client.post(f"{LINKS}edit/?id=2", data={"expired_at": "2026-01-01 00:00:00"})
     with host.app.app_context():
         assert host.db.session.get_one(host.referrals.Referral, 2).expired_at is None
+
+
+@pytest.mark.parametrize("setting", ["WTF_CSRF_ENABLED", "WTF_CSRF_CHECK_DEFAULT", "exempt"])
+def test_form_needs_its_token_where_flask_wtf_checks_none(sqlite_url: str, setting: str) -> None:
+    host = make_host(sqlite_url, **{setting: False})
+    protection = CSRFProtect(host.app)
+    add_views(Admin(host.app))
+    if setting == "exempt":
+        protection.exempt(host.app.blueprints["referral"])
+    with host.app.app_context():
+        host.db.create_all()
+        referral = Referral.create("/")
+        client, form = host.client(), {"expired_at": "2026-01-01 00:00:00"}
+        page = get(client, f"{LINKS}edit/", id="1")
+        client.post(f"{LINKS}edit/?id=1", data=form)
+        host.db.session.refresh(referral)
+        assert referral.expired_at is None
+        client.post(f"{LINKS}edit/?id=1", data={**form, "csrf_token": token(page)})
+        host.db.session.refresh(referral)
+        assert referral.expired_at == utc(2026, 1, 1)
+        host.db.session.remove()
+        host.db.engine.dispose()
 
 
 @pytest.mark.usefixtures("links")
