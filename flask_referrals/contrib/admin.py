@@ -6,14 +6,16 @@
     add_views(admin)
 """
 
+import re
 import typing as t
 from collections.abc import Sequence
 from datetime import datetime, timezone
 
 import sqlalchemy as sa
-from flask import Flask, current_app
+from flask import Flask, abort, current_app, request
 from flask_admin.contrib.sqla.filters import FilterConverter, FilterEmpty
 from flask_admin.form import DateTimeField, SecureForm
+from flask_admin.helpers import get_redirect_target
 from flask_admin.model import BaseModelView
 from markupsafe import Markup
 from sqlalchemy.orm import joinedload
@@ -44,9 +46,16 @@ if t.TYPE_CHECKING:  # Flask-Admin has no types, so this declares what is used
 
         def get_one(self, id: t.Any) -> t.Any: ...
 
+        def _handle_view(self, name: str, **kwargs: t.Any) -> t.Any: ...
+
+        def _run_view(self, *args: t.Any, **kwargs: t.Any) -> t.Any: ...
+
 else:
     from flask_admin import Admin
     from flask_admin.contrib.sqla import ModelView
+
+# Numbers in a query, within what every database takes as an offset.
+_NUMBERS, _NUMBER = ("page", "page_size", "sort", "desc"), re.compile("[0-9]{0,9}")
 
 # Not all text columns, because one of them may hold password hashes.
 _USER_COLUMNS = ("username", "name", "email", "first_name", "last_name")
@@ -195,6 +204,28 @@ class _RecordView(ModelView):
     def inaccessible_callback(self, name: str, **kwargs: t.Any) -> t.Any:
         """Refuse access as the admin's index view does."""
         return self.admin.index_view.inaccessible_callback(name, **kwargs)
+
+    def _handle_view(self, name: str, **kwargs: t.Any) -> t.Any:
+        """Refuse a query that Flask-Admin or the database cannot read, such as a page below zero."""
+        refusal = super()._handle_view(name, **kwargs)
+        if refusal is None:
+            if not request.args.get("id", "").isascii():
+                abort(404)
+            if any("\0" in value for value in request.values.values()):
+                abort(400)
+            if not all(_NUMBER.fullmatch(request.args.get(number, "")) for number in _NUMBERS):
+                abort(400)
+            try:
+                get_redirect_target()
+            except ValueError:
+                abort(400)
+        return refusal
+
+    def _run_view(self, *args: t.Any, **kwargs: t.Any) -> t.Any:
+        try:
+            return super()._run_view(*args, **kwargs)
+        except sa.exc.DataError:  # PostgreSQL refuses a search that ends with a backslash
+            abort(400)
 
     def get_list(self, *args: t.Any, **kwargs: t.Any) -> tuple[int | None, t.Any]:
         """Return the rows of a page, with all their targets loaded."""

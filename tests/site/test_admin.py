@@ -232,6 +232,21 @@ def test_row_that_is_not_there_leads_back(host: Host, client: FlaskClient, key: 
         assert client.get(f"{url}details/", query_string={"id": key}).status_code == 302
 
 
+@pytest.mark.parametrize("url", [LINKS, RESPONSES])
+def test_query_that_cannot_be_read_is_refused(client: FlaskClient, url: str) -> None:
+    for name in ("page", "page_size", "sort", "desc"):
+        for value in ("-1", "\u0663", "x", "9" * 19):
+            assert client.get(url, query_string={name: value}).status_code == 400
+    for name in ("search", "flt0_label_equals", "flt0_code_in_list", "flt0_created_utc_equals", "url", "other"):
+        assert client.get(url, query_string={name: "a\0b"}).status_code == 400
+    for name, value in (("search", "=\\"), ("flt0_code_contains", "=\\"), ("flt0_touch_equals", "x"), ("sort", "99")):
+        assert client.get(url, query_string={name: value}).status_code in (200, 400)
+    for key in ("\u0663", "1\0", "\uff11"):
+        assert client.get(f"{url}details/", query_string={"id": key}).status_code in (400, 404)
+    assert client.get(f"{url}details/", query_string={"id": "1", "url": "http://["}).status_code == 400
+    assert client.post(f"{url}action/", data={"rowid": "\0"}).status_code == 400
+
+
 def token(page: str) -> str:
     found = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page)
     assert found is not None
@@ -263,7 +278,8 @@ def test_another_site_cannot_make_a_link_expire(host: Host, client: FlaskClient)
 
 @pytest.mark.parametrize("setting", ["WTF_CSRF_ENABLED", "WTF_CSRF_CHECK_DEFAULT", "exempt"])
 def test_form_needs_its_token_where_flask_wtf_checks_none(sqlite_url: str, setting: str) -> None:
-    host = make_host(sqlite_url, **{setting: False})
+    settings: dict[str, Any] = {setting: False}
+    host = make_host(sqlite_url, **settings)
     protection = CSRFProtect(host.app)
     add_views(Admin(host.app))
     if setting == "exempt":
