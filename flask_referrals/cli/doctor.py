@@ -278,6 +278,22 @@ def _check_proxy(state: AppState) -> Finding:
     )
 
 
+@check("admin")
+def _check_admin(state: AppState) -> Finding | None:
+    views = [
+        view for admin in state.app.extensions.get("admin", ()) for view in admin._views if hasattr(view, "is_open")
+    ]
+    if not views:
+        return None
+    names = ", ".join(view.name for view in views if view.is_open())
+    if not names:
+        return ok("Its pages check who may open them.")
+    return error(
+        f"Everybody can open the pages {names}: neither they nor the index page of the admin check the user.",
+        fix="Give Admin an index_view whose is_accessible() checks the user.",
+    )
+
+
 @check("users")
 def _check_users(state: AppState) -> Finding:
     if state.hooks.user_loader is not None:

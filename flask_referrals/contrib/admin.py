@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 
 import sqlalchemy as sa
 from flask import Flask, abort, current_app, request
+from flask_admin import BaseView
 from flask_admin.contrib.sqla.filters import FilterConverter, FilterEmpty
 from flask_admin.form import DateTimeField, SecureForm
 from flask_admin.helpers import get_redirect_target
@@ -45,6 +46,8 @@ if t.TYPE_CHECKING:  # Flask-Admin has no types, so this declares what is used
         def get_list(self, *args: t.Any, **options: t.Any) -> t.Any: ...
 
         def get_one(self, id: t.Any) -> t.Any: ...
+
+        def create_blueprint(self, admin: t.Any) -> t.Any: ...
 
         def _handle_view(self, name: str, **kwargs: t.Any) -> t.Any: ...
 
@@ -196,6 +199,23 @@ class _RecordView(ModelView):
             return self.user_columns
         columns = sa.inspect(self._models.user).columns
         return [name for name in _USER_COLUMNS if name in columns and isinstance(columns[name].type, sa.String)]
+
+    def create_blueprint(self, admin: t.Any) -> t.Any:
+        """Return the blueprint. Warn if the view will be open to everybody."""
+        blueprint = super().create_blueprint(admin)
+        if self.is_open() and not (admin.app.debug or admin.app.testing):
+            admin.app.logger.warning(
+                "The admin page %r is open to everybody. Give Admin an index_view whose is_accessible() checks users.",
+                self.name,
+            )
+        return blueprint
+
+    def is_open(self) -> bool:
+        """Return whether everybody may open the view: neither it nor the admin's index view has an own access check."""
+        is_checked = type(self.admin.index_view).is_accessible is not BaseView.is_accessible
+        own, inherited = type(self), _RecordView
+        has_check = own.is_accessible is not inherited.is_accessible or own._handle_view is not inherited._handle_view
+        return not is_checked and not has_check
 
     def is_accessible(self) -> bool:
         """Return whether the admin's index view is accessible. Flask-Admin's default allows everyone."""

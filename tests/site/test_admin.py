@@ -490,6 +490,36 @@ def test_views_let_in_whom_the_admin_lets_in(new_host: MakeHost) -> None:
     assert client.get("/admin/").text.count("Responses") == 1
 
 
+class Checked(ReferralAdmin):
+    def is_accessible(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("index", "view", "config", "is_told", "level"),
+    [
+        (AdminIndexView, ReferralAdmin, {"TESTING": False}, True, "error"),
+        (AdminIndexView, ReferralAdmin, {}, False, "error"),
+        (OnlyForOlga, ReferralAdmin, {"TESTING": False}, False, "ok"),
+        (AdminIndexView, Checked, {"TESTING": False}, False, "ok"),
+    ],
+)
+def test_pages_that_are_open_to_everybody_are_reported(
+    sqlite_url: str,
+    caplog: pytest.LogCaptureFixture,
+    index: Any,
+    view: Any,
+    config: dict[str, Any],
+    is_told: bool,
+    level: str,
+) -> None:
+    host = make_host(sqlite_url, **config)
+    Admin(host.app, index_view=index()).add_view(view(host.app))
+    assert ("admin page 'Links' is open to everybody" in caplog.text) == is_told
+    report = host.app.test_cli_runner().invoke(args=["referrals", "doctor"]).stdout
+    assert re.search(rf"^{level} +admin: ", report, re.MULTILINE)
+
+
 def test_examples_admin_is_for_alice(sqlite_url: str, tmp_path: Path) -> None:
     app = create_app({"SQLALCHEMY_DATABASE_URI": sqlite_url}, instance_path=str(tmp_path))
     with app.app_context():
