@@ -1,5 +1,7 @@
 """The commands of ``flask referrals``. They read options and print results, and are imported when they are used."""
 
+import io
+import sys
 from importlib.metadata import EntryPoint, entry_points
 
 import click
@@ -33,4 +35,13 @@ def _find_entry_points() -> dict[str, EntryPoint]:
     return {each.name: each for each in (*_OWN, *entry_points(group=ENTRY_POINT_GROUP))}
 
 
-group: AppGroup = LazyGroup("referrals", help="Manage referral links, their responses and their tables.")
+def _replace_unencodable() -> None:
+    """Print a question mark for a character that the terminal's encoding lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+group: AppGroup = LazyGroup(
+    "referrals", callback=_replace_unencodable, help="Manage referral links, their responses and their tables."
+)

@@ -5,6 +5,7 @@ Visitor keys are left out. They recognise a visitor, and an export leaves the si
 
 import csv
 import json
+import re
 import typing as t
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -23,8 +24,10 @@ from .output import output_file, progress_bar, time, to_file
 #: Columns that have a meaning in the database only.
 _NOT_EXPORTED = {"identity", "folded_code", "session_key", "referral_id"}
 _PAGE = 1000
-#: Characters by which a spreadsheet recognises a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: Where a spreadsheet would begin a formula: in front of the text, or after what separates cells or lines elsewhere.
+_FORMULA = re.compile(r"""(?:^|(?<=[;\t\r\n]))(?=[\s"']*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])""")
+#: Control characters, which a terminal obeys, except tabs and line ends.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 Row = dict[str, t.Any]
 
@@ -45,8 +48,8 @@ Row = dict[str, t.Any]
 def export(table: str, format_: str, output: str, since: datetime | None) -> None:
     """Write all links or responses as CSV or JSON Lines.
 
-    Visitor keys are left out. In CSV, text that a spreadsheet would read as a formula starts with an apostrophe. JSON
-    Lines contain every value unchanged.
+    Visitor keys are left out. In CSV, an apostrophe precedes what a spreadsheet would read as a formula, and control
+    characters are replaced. JSON Lines contain every value unchanged.
     """
     state = current_state()
     write = write_csv if format_ == "csv" else write_json_lines
@@ -81,7 +84,7 @@ def rows_of(state: AppState, table: str, since: datetime | None = None, *, user_
 def write_csv(
     state: AppState, table: str, stream: t.TextIO, *, since: datetime | None, progress: Callable[[], None]
 ) -> None:
-    """Write a table as CSV. A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """Write a table as CSV. What a spreadsheet would take for a formula gets an apostrophe in front.
 
     :param progress: called after each row.
     """
@@ -147,9 +150,7 @@ def _plain(value: t.Any) -> t.Any:
 
 def _cell(value: t.Any) -> t.Any:
     if isinstance(value, (dict, list)):
-        return json.dumps(value)
+        value = json.dumps(value)
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    return _FORMULA.sub("'", _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)) if isinstance(value, str) else value

@@ -82,6 +82,23 @@ def test_visitors_keys_stay_here(host: Host, format_: str) -> None:
     assert "session_key" not in text
 
 
+@pytest.mark.parametrize("value", ["a;=1", "a\n=1", 'a;"=1', " =1", "x\t-1", "\n\n+1", "a;\uff1d1", "a; @b"])
+def test_formulas_stay_texts_under_any_separator(host: Host, value: str) -> None:
+    with host.app.app_context():
+        Referral.create("/", label=value)
+    text = export(host, "referrals")
+    assert as_csv(text)[0]["label"].replace("'", "") == value
+    for separator in ",;\t":
+        cells = [cell.strip(' \t"') for row in csv.reader(io.StringIO(text), delimiter=separator) for cell in row]
+        assert [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\uff1d"))] == []
+
+
+def test_control_characters_are_replaced_in_csv(host: Host) -> None:
+    with host.app.app_context():
+        Referral.create("/", label="\x1b]0;x\x07\x9b\x7fa\tb")
+    assert as_csv(export(host, "referrals"))[0]["label"] == "\ufffd]0;x\ufffd\ufffd\ufffda\tb"
+
+
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_formulas_are_texts_in_a_spreadsheet(host: Host, formula: str) -> None:
     with host.app.app_context():
