@@ -7,7 +7,6 @@ import click
 from flask.cli import with_appcontext
 from werkzeug.wrappers import Request
 
-from ..actors import parse_user_key
 from ..clicks import preview_click
 from ..credit import Verdict, explain_credit
 from ..state import AppState, current_state
@@ -15,7 +14,7 @@ from ..types import ANONYMOUS, Actor, Anonymous
 from ..web.client import OFFICE, is_prefetch, resolve_request
 from ..web.codes import find_codes
 from ..web.urls import REDIRECT_ENDPOINT, location_of, path_of
-from .output import as_json, echo_json, echo_table
+from .output import as_json, echo_json, echo_table, find_user, printable
 
 _BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
@@ -42,7 +41,7 @@ def explain(user: str | None, response_id: int | None, as_json: bool) -> None:
         raise click.UsageError("Give either --user or --response.")
     state = current_state()
     if user is not None:
-        actor = _new_actor(parse_user_key(state, user))
+        actor = _new_actor(find_user(state, user))
     else:
         actor = _actor_of_response(state, t.cast(int, response_id))
     verdicts = explain_credit(state, actor) if isinstance(actor, Actor) else []
@@ -95,7 +94,7 @@ def simulate(
         echo_json(outcome)
     else:
         for name, value in outcome.items():
-            click.echo(f"{name}: {'-' if value is None else value}")
+            click.echo(f"{name}: {'-' if value is None else printable(value)}")
 
 
 def _outcome_of(state: AppState, codes: Sequence[str], request: Request) -> dict[str, t.Any]:

@@ -8,17 +8,17 @@ import sqlalchemy as sa
 from flask.cli import with_appcontext
 
 from ..actors import parse_user_key
-from ..db.conditions import newest_first
+from ..db.conditions import is_exactly, newest_first
 from ..db.tables import ReferralColumns
 from ..db.transactions import open_transaction
-from ..exceptions import ReferralsError
+from ..exceptions import ConfigurationError, ReferralsError
 from ..links import create_link, find_link
 from ..reports import counts_of
 from ..state import AppState, current_state
 from ..targets import load_target
 from ..times import now
-from ..web.urls import referral_url
-from .output import as_json, echo_json, echo_table, in_text, printable, time
+from ..web.urls import REDIRECT_ENDPOINT, path_of, referral_url
+from .output import as_json, echo_json, echo_table, find_user, in_text, printable, time
 
 _LIMIT = click.IntRange(min=1)
 _LINK_COLUMNS = ("code", "user_id", "label", "redirect_to", "target_type", "target_id", "created_at", "expired_at")
@@ -49,7 +49,8 @@ def create(
     """Create a link to REDIRECT_TO and print its URL.
 
     REDIRECT_TO is a path on this site, or a URL on it or on an allowed host. If the user already has a link with the
-    same REDIRECT_TO, label and target, that link's URL is printed and nothing is created.
+    same REDIRECT_TO, label and target, that link's URL is printed and nothing is created; it is an error then if that
+    link has another code or time of expiry than the one given.
     """
     state = current_state()
     try:
@@ -66,7 +67,13 @@ def create(
     except ReferralsError as error:
         raise click.ClickException(str(error)) from error
     if code is not None and referral.code != code:
-        click.echo(f"This link already exists; it keeps its code {referral.code}.", err=True)
+        raise click.ClickException(
+            f"This link already exists with the code {referral.code}. Leave out --code, or give another --label."
+        )
+    if expires_at is not None and referral.expired_at != expires_at:
+        raise click.ClickException(
+            f"This link already exists. Set its time of expiry with 'flask referrals expire {referral.code} --at TIME'."
+        )
     url = referral_url(state.settings, referral.code)
     if as_json:
         echo_json({**_as_dict(referral), "url": url})
@@ -90,8 +97,7 @@ def list_(user: str | None, label: str | None, active: bool | None, limit: int, 
     model = state.database.models.referral
     select = sa.select(model).order_by(model.created_at.desc(), model.id.desc()).limit(limit)
     if user is not None:
-        key = parse_user_key(state, user)
-        select = select.where(model.user_id == key if key is not None else sa.false())
+        select = select.where(is_exactly(model.user_id, find_user(state, user)))
     if label is not None:
         select = select.where(model.label == label)
     if active is not None:
@@ -117,17 +123,23 @@ def list_(user: str | None, label: str | None, active: bool | None, limit: int, 
 @as_json
 @with_appcontext
 def show(code: str, limit: int, as_json: bool) -> None:
-    """Show a link and its newest responses.
+    """Show a link, its URL and counts, and its newest responses.
 
-    The column Ignored holds the reason why a response is not counted.
+    Clicks and actions are those that count. The column Ignored holds the reason why a response is not counted.
     """
     state = current_state()
     referral = _find_link(state, code)
-    model = state.database.models.response
+    model, link = state.database.models.response, _as_dict(referral)
+    links = state.database.models.referral
+    counts = counts_of(state, sa.select(links).where(links.id == referral.id))
+    link["clicks"], link["actions"] = counts.get(referral.id, (0, 0))
+    try:
+        link["url"] = referral_url(state.settings, referral.code)
+    except ConfigurationError:  # the site's address is not known here
+        link["url"] = path_of(REDIRECT_ENDPOINT, code=referral.code)
     select = sa.select(model).where(model.referral_id == referral.id).order_by(*newest_first(model)).limit(limit)
     names = ("created_at", "action", "user_id", "ignored", "target_type", "target_id", "ip_address", "http_referrer")
     responses = [{name: getattr(response, name) for name in names} for response in state.reports.objects(select)]
-    link = _as_dict(referral)
     if as_json:
         echo_json({**link, "responses": responses})
         return

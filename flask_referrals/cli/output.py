@@ -3,13 +3,18 @@
 import json
 import os
 import sys
+import tempfile
 import typing as t
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 
 import click
+import sqlalchemy as sa
 
+from ..actors import parse_user_key
+from ..db.conditions import is_exactly
+from ..state import AppState
 from ..times import parse_time
 
 _MAX_CELL = 48
@@ -35,6 +40,20 @@ def time(text: str) -> datetime:
         return parse_time(text)
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from None
+
+
+def find_user(state: AppState, text: str) -> t.Any:
+    """Return the key of a user as it is stored, or exit. A deleted user is known by the rows that are left."""
+    key, models = parse_user_key(state, text), state.database.models
+    if key is None:
+        raise click.ClickException(f"{text!r} cannot be the key of a user. Give a primary key of the user table.")
+    selects = [sa.select(rows.id).where(is_exactly(rows.user_id, key)) for rows in (models.referrals, models.responses)]
+    if models.user is not None:
+        selects.append(sa.select(models.user).where(sa.inspect(models.user).primary_key[0] == key))
+    with state.database.new_session() as session:
+        if not any(session.execute(select.limit(1)).first() for select in selects):
+            raise click.ClickException(f"There is no user with the key {text!r}, nor anything stored of one.")
+    return key
 
 
 def echo_json(row: t.Any) -> None:
@@ -74,21 +93,30 @@ def _cell(value: t.Any) -> str:
 
 
 @contextmanager
-def output_file(path: str) -> Iterator[t.TextIO]:
-    """Open a file that replaces an existing one only when it is complete; ``-`` is the standard output."""
+def output_file(path: str, *, may_replace: bool = True) -> Iterator[t.TextIO]:
+    """Open a file that only its owner can read, and that stays only if it is complete; ``-`` is the standard output.
+
+    A symbolic link is never followed. It is replaced, or refused like any file if ``may_replace`` is false.
+    """
     if path == "-":
         with click.open_file("-", "w", encoding="utf-8") as stdout:
             yield t.cast(t.TextIO, stdout)
         return
-    unfinished = f"{path}.part"
+    unfinished = None
     try:
-        with open(unfinished, "w", encoding="utf-8", newline="") as stream:
+        if may_replace:
+            number, unfinished = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".referrals-")
+        else:
+            number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+            unfinished = path
+        with open(number, "w", encoding="utf-8", newline="") as stream:
             yield stream
         os.replace(unfinished, path)
+        unfinished = None
     except OSError as error:
         raise click.FileError(path, error.strerror) from error
     finally:
-        with suppress(FileNotFoundError):
+        if unfinished is not None:
             os.remove(unfinished)
 
 

@@ -10,10 +10,9 @@ from flask.cli import with_appcontext
 from sqlalchemy.exc import IntegrityError
 
 from .. import privacy
-from ..actors import parse_user_key
 from ..state import AppState, current_state
 from .export import count_rows, write_user
-from .output import output_file, progress_bar, to_file
+from .output import find_user, output_file, progress_bar, to_file
 
 F = t.TypeVar("F", bound=Callable[..., t.Any])
 
@@ -73,12 +72,12 @@ def anonymize(days: int) -> None:
 def export_user(key: str, output: str) -> None:
     """Write the links and responses of a user as JSON.
 
-    KEY is the user's primary key. Visitor keys are left out.
+    KEY is the user's primary key. Visitor keys are left out. An existing file is not replaced.
     """
     state = current_state()
-    user_id = _parse_user_key(state, key)
+    user_id = find_user(state, key)
     length = partial(_count_rows, state, user_id)
-    with output_file(output) as stream, progress_bar(length, hidden=output == "-") as bar:
+    with output_file(output, may_replace=False) as stream, progress_bar(length, hidden=output == "-") as bar:
         counts = write_user(state, user_id, stream, progress=lambda: bar(1))
     click.echo(f"Exported: {counts['referrals']} links, {counts['responses']} responses.", err=True)
 
@@ -95,18 +94,10 @@ def forget_user(key: str) -> None:
     interrupted, run it again.
     """
     state = current_state()
-    user_id = _parse_user_key(state, key)
+    user_id = find_user(state, key)
     with progress_bar(partial(_count_rows, state, user_id)) as bar:
         forgotten = privacy.forget_user(state, user_id, commit=True, progress=bar)
     click.echo(f"Forgotten: {forgotten.referrals} links, {forgotten.responses} responses.")
-
-
-def _parse_user_key(state: AppState, key: str) -> t.Any:
-    """Parse a user's primary key; the user need not exist any more."""
-    user_id = parse_user_key(state, key)
-    if user_id is None:
-        raise click.ClickException(f"{key!r} cannot be the key of a user. Give a primary key of the user table.")
-    return user_id
 
 
 def _count_rows(state: AppState, user_id: t.Any) -> int:

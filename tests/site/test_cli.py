@@ -1,6 +1,7 @@
 """``flask referrals create | list | show | expire``."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -66,9 +67,13 @@ class TestCreate:
 
     def test_existing_link_keeps_its_code(self, host: Host, run: Run) -> None:
         run("create", "/", "--code", "first")
-        result = run("create", "/", "--code", "second")
-        assert result.stdout == "https://shop.example/referrals/first\n"
-        assert result.stderr == "This link already exists; it keeps its code first.\n"
+        for options in (["--code", "second"], ["--expires-at", "2030-01-01"]):
+            result = run("create", "/", *options)
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert result.stderr.startswith("Error: This link already exists")
+        (row,) = lines(run("list", "--json"))
+        assert (row["code"], row["expired_at"]) == ("first", None)
+        assert run("create", "/", "--code", "first").exit_code == 0
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
@@ -121,7 +126,6 @@ class TestList:
             ([], ["new", "middle", "old"]),
             (["--limit", "1"], ["new"]),
             (["--user", "1"], ["new"]),
-            (["--user", "nobody"], []),
             (["--label", "spring"], ["new", "middle"]),
             (["--active"], ["new", "middle"]),
             (["--expired"], ["old"]),
@@ -171,6 +175,20 @@ class TestShow:
         assert text.count("RESPONDED") == 1
         assert "repeat" in text
 
+    def test_says_where_the_link_is_and_how_often_it_counted(self, host: Host, run: Run, sqlite_url: str) -> None:
+        client = host.client()
+        code = follow(host, client, "/welcome")
+        client.post("/act/BOUGHT")
+        (row,) = lines(run("show", code, "--json"))
+        assert (row["url"], row["clicks"], row["actions"]) == (f"https://shop.example/referrals/{code}", 1, 1)
+        assert f"clicks: 1\nactions: 1\nurl: https://shop.example/referrals/{code}\n" in run("show", code).output
+
+    def test_needs_no_base_url(self, new_host: MakeHost) -> None:
+        host = new_host()
+        with host.app.app_context():
+            Referral.create("/", code="c")
+        assert "url: /referrals/c\n" in host.app.test_cli_runner().invoke(args=["referrals", "show", "c"]).output
+
     def test_keeps_visitors_keys_to_itself(self, host: Host, run: Run) -> None:
         code = follow(host, host.client())
         with host.app.app_context():
@@ -184,6 +202,14 @@ class TestShow:
         result = run(command, code)
         assert result.exit_code == 1
         assert result.stderr.startswith("Error: There is no link with the code ")
+
+
+@pytest.mark.parametrize("key", ["7", "nobody", "-1", "\u0663"])
+def test_unknown_user(run: Run, key: str) -> None:
+    for command in (["list", "--user"], ["explain", "--user"], ["export-user"], ["forget-user", "--yes"]):
+        result = run(*command, "--", key) if "--user" not in command else run(*command, key)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr.startswith((f"Error: There is no user with the key {key!r}", f"Error: {key!r} cannot be"))
 
 
 class TestExpire:
@@ -247,6 +273,43 @@ def test_without_a_user_model(sqlite_url: str) -> None:
     assert row["user_id"] == "olga"
     with app.app_context():
         db.engine.dispose()
+
+
+class TestOutput:
+    """What visitors and users wrote, on a terminal."""
+
+    COMMANDS = (
+        ["list"],
+        ["show", "c"],
+        ["simulate", "c"],
+        ["explain", "--response", "1"],
+        ["export", "referrals"],
+        ["export", "responses"],
+        ["export-user", "1"],
+        ["list", "--json"],
+    )
+
+    @pytest.fixture
+    def odd(self, host: Host) -> None:
+        """A link whose owner wrote control codes and many alphabets."""
+        with host.app.app_context():
+            label = "\x1b]0;x\x07\x9b31m\u202e \u010d \u8336 \U0001fad6"
+            referral = Referral.create("/", host.user("olga"), label, code="c")
+            referral.respond("BUY \u8336", target=referral)
+
+    @pytest.mark.usefixtures("odd")
+    def test_has_no_control_codes(self, host: Host) -> None:
+        for arguments in self.COMMANDS:
+            output = host.app.test_cli_runner().invoke(args=["referrals", *arguments], color=True).stdout
+            assert not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]", output), arguments
+
+    @pytest.mark.usefixtures("odd")
+    @pytest.mark.parametrize("charset", ["cp1252", "latin-1", "ascii"])
+    def test_is_printed_in_any_encoding(self, host: Host, charset: str) -> None:
+        for arguments in self.COMMANDS:
+            result = host.app.test_cli_runner(charset=charset).invoke(args=["referrals", *arguments])
+            assert result.exit_code == 0, result.exception
+        assert host.app.test_cli_runner(charset=charset).invoke(args=["referrals", "simulate", "--help"]).exit_code == 0
 
 
 class TestHelp:

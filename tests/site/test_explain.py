@@ -81,7 +81,7 @@ class TestCommands:
         assert re.search(rf"RESPONDED +{code} +bound\n", table)
 
     def test_explain_without_touches(self, host: Host) -> None:
-        assert "no touches" in self.run(host, "explain", "--user", "999")
+        assert "no user" in self.run(host, "explain", "--user", "999", fails=True)
         assert "no response" in self.run(host, "explain", "--response", "999", fails=True)
         self.run(host, "explain", fails=True)
 

@@ -4,6 +4,7 @@ import json
 import logging
 import re
 import shlex
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -427,6 +428,19 @@ class TestExportUser:
         result = run(host, "export-user", str(key), "-o", str(file))
         assert (result.exit_code, result.stdout) == (0, "")
         assert file.read_text(encoding="utf-8") == run(host, "export-user", str(key)).stdout
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+    @pytest.mark.parametrize("key", [NUMBER])
+    def test_existing_file_or_symbolic_link_is_not_written(
+        self, host: Host, story: Any, key: Any, tmp_path: Path
+    ) -> None:
+        there, link = tmp_path / "there", tmp_path / "link"
+        there.write_text("mine")
+        link.symlink_to(there)
+        for path in (there, link):
+            result = run(host, "export-user", str(key), "-o", str(path))
+            assert result.exit_code == 1 and "File exists" in result.stderr
+        assert there.read_text() == "mine" and sorted(tmp_path.iterdir()) == [link, there]
 
     @pytest.mark.parametrize("key", [NUMBER])
     def test_nothing_is_left_after_they_were_forgotten(self, host: Host, story: FlaskClient, key: Any) -> None:
@@ -525,6 +539,8 @@ class TestPage:
 
     def test_commands(self, new_host: MakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         host = new_host()
+        with host.app.app_context():
+            host.add(host.User(id=7, name="mia"))
         monkeypatch.chdir(tmp_path)
         commands = [line for block in snippets("privacy.rst", "text") for line in block.splitlines() if line]
         assert len(commands) == 4
