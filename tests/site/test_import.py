@@ -19,7 +19,7 @@ from flask_referrals import Referral, ReferralMixin, ReferralResponse, ReferralR
 from flask_referrals.contrib.pinax import Options, import_pinax, read_json
 from tests.conftest import MakeHost
 from tests.host import Host, statements
-from tests.site.helpers import declare_on
+from tests.site.helpers import CONFLICT, declare_on, failing
 
 DUMP = Path(__file__).parents[1] / "data" / "pinax-4.5.0.json"
 ROWS: list[dict[str, Any]] = json.loads(DUMP.read_text())
@@ -282,6 +282,16 @@ class TestBroken:
             (link(1, code="other"), "id 1 is another link's"),
             (response(2, referral=5), "its referral 5 was not imported"),
             (response(2, action=""), "has no action"),
+            (link(2, redirect_to="javascript:alert(1)"), "redirect_to 'javascript:alert(1)' is neither a path nor"),
+            (link(2, redirect_to=" java\tScript:x"), "redirect_to ' java\\tScript:x' is neither"),
+            (link(2, redirect_to="data:text/html,x"), "redirect_to 'data:text/html,x' is neither"),
+            (link(2, redirect_to="ftp://a/b"), "redirect_to 'ftp://a/b' is neither"),
+            (link(2, created_at="9999-12-31T23:59:59Z"), "created_at 9999-12-31 23:59:59+00:00 is in the future"),
+            (response(2, created_at="9999-12-31T23:59:59Z"), "created_at 9999-12-31 23:59:59+00:00 is in the future"),
+            (
+                response(2, created_at="2020-02-29T12:00Z"),
+                "created_at 2020-02-29 12:00:00+00:00 is before its referral was created",
+            ),
             (response(2, action="x" * 129), "action is longer than 128"),
             ({"model": "referrals.referral", "pk": 2}, "is not an object with model, pk and fields"),
             ([], "is not an object with model, pk and fields"),
@@ -370,6 +380,21 @@ class TestBroken:
         client = host.client()
         assert [client.get(f"/referrals/{code}").location for code in ("Tea", "tea", "TEA")] == ["/1", "/2", "/1"]
 
+    @pytest.mark.parametrize("column", [{"redirect_to": "/theirs"}, {"label": "theirs"}, {"user": 2}])
+    def test_link_with_the_code_and_time_of_another(self, host: Host, run: Import, people: Any, column: Any) -> None:
+        run([link(label="ours", user=1), response()])
+        for rows in ([link(**{"label": "ours", "user": 1, **column}), response(2)], [link(2), link(2, **column)]):
+            result = run(rows)
+            assert result.exit_code == 1
+            assert re.search(r"record [12]: refused: code 'code-[12]' is (another link's|there twice)", result.stderr)
+        assert len(responses(host)) == 1
+
+    def test_response_with_the_id_of_another(self, host: Host, run: Import) -> None:
+        run([link(), response()])
+        result = run([link(), response(created_at="2021-01-01T00:00Z")])
+        assert "record 2: refused: is another response than the one that is stored" in result.stderr
+        assert "Responses: 0 added, 0 already imported.\n" in result.stdout
+
     def test_row_that_the_database_refuses(self, host: Host, run: Import) -> None:
         """One of a batch: the others of the batch go in, and nothing is counted twice."""
         with host.app.app_context(), host.db.engine.begin() as connection:
@@ -423,6 +448,27 @@ def test_links_of_a_second_site_are_kept_apart(host: Host, run: Import) -> None:
     run([link(), response()])
     run([link(code="theirs", redirect_to="/theirs"), response()])
     assert len(responses(host)) == 2
+
+
+def test_links_of_forgotten_users_are_known_again(host: Host, run: Import, people: Any) -> None:
+    rows = [link(user=people[0], label="mail"), response()]
+    run(rows)
+    with host.app.app_context():
+        host.referrals.forget_user(host.db.session.get(host.User, people[0]))
+    assert run(rows).stdout.startswith("Links: 0 added, 1 already imported.\n")
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("table", ["referral ", "referral_response"])
+def test_batch_is_retried_after_a_deadlock(host: Host, is_open: bool, table: str) -> None:
+    rows = array(iter([link(), response()]))
+    with host.app.app_context():
+        if is_open:
+            host.db.session.scalars(sa.select(host.User)).all()
+        with failing(host, lambda statement: statement.startswith(f"INSERT INTO {table}"), CONFLICT) as failed:
+            report = import_pinax(read_json("dump", rows))
+    assert (len(failed), report.links_added, report.responses_added) == (1, 1, 1)
+    assert (len(links(host)), len(responses(host))) == (1, 1)
 
 
 def many(number: int) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ import typing as t
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta, timezone, tzinfo
+from datetime import datetime, timedelta, timezone, tzinfo
 from functools import partial
 
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from ...actors import parse_user_key
 from ...db.build import Models
 from ...db.keys import digest
 from ...db.totals import Counted, correct_totals
-from ...db.transactions import Transaction, open_transaction
+from ...db.transactions import OwnTransaction, Transaction
 from ...state import AppState, current_state
 from ...times import as_utc
 from ...types import CLICK
@@ -29,6 +29,9 @@ from .ledger import ImportedLink, Ledger
 from .records import Link, Refused, Response, Row, read_link, read_response, read_text
 
 _BATCH = 1000
+
+#: Databases may round a time to this.
+_ROUNDING = timedelta(seconds=1)
 
 #: What is said of a record: where it is, and the words.
 Remark = tuple[str, str]
@@ -160,7 +163,8 @@ class _Import:
         """Store rows of one kind in a transaction. If the database refuses one of them, find out which."""
         if not rows:
             return
-        transaction = open_transaction(self.state.database, commit=True)
+        self.state.database.session.commit()  # a batch in the host's transaction could not be retried
+        transaction = OwnTransaction(self.state.database)
         try:
             batch = transaction.run(partial(self._insert, transaction, rows))
         except (DataError, IntegrityError) as error:
@@ -183,7 +187,6 @@ class _Import:
         with transaction.write():
             transaction.lock()
             batch.insert(rows)
-        transaction.has_written = True
         return batch
 
     def target_of(self, row: Row) -> tuple[str | None, str | None]:
@@ -205,6 +208,8 @@ class _Batch:
 
     _run: _Import
     _transaction: Transaction
+    #: The keys of users here by their keys in the dump, and of those among them who exist.
+    _keys: Mapping[str | None, t.Any] = field(default_factory=dict)
     _users: Mapping[str | None, t.Any] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     refusals: list[Remark] = field(default_factory=list)
@@ -226,9 +231,9 @@ class _Batch:
     def _find_users(self, rows: Sequence[Row]) -> dict[str | None, t.Any]:
         """Return the keys of the users here by their keys in the dump. Users who do not exist here are left out."""
         texts = self._run.ledger.find_users(row.user for row in rows if row.user is not None)
-        keys = {old: parse_user_key(self._run.state, text) for old, text in texts.items()}
-        existing = self._find_existing([key for key in keys.values() if key is not None])
-        return {old: key for old, key in keys.items() if key in existing}
+        self._keys = {old: parse_user_key(self._run.state, text) for old, text in texts.items()}
+        existing = self._find_existing([key for key in self._keys.values() if key is not None])
+        return {old: key for old, key in self._keys.items() if key in existing}
 
     def _find_existing(self, user_ids: Collection[t.Any]) -> Collection[t.Any]:
         """Return those of some users who exist. They may be in another database than the links."""
@@ -274,7 +279,10 @@ class _Batch:
             if row.record.where not in refused:
                 link = stored[row.code]
                 user_id = None if link.user_id is None else str(link.user_id)
-                self.imported_links.append(ImportedLink(row.record.pk, link.id, row.code, row.user, user_id))
+                created_at = row.created_at.isoformat()
+                self.imported_links.append(
+                    ImportedLink(row.record.pk, link.id, row.code, row.user, user_id, created_at)
+                )
 
     def _link_columns(self, row: Link) -> dict[str, t.Any]:
         values = self._common_columns(row)
@@ -299,9 +307,9 @@ class _Batch:
             found = stored.get(row.code)
             if codes.setdefault(row.record.pk, row.code) != row.code:
                 self._refuse(row, f"id {row.record.pk} is another link's; import one site at a time")
-            elif found is not None and abs(as_utc(found.created_at) - row.created_at) > timedelta(seconds=1):
+            elif found is not None and not self._is_stored(row, found):
                 self._refuse(row, f"code {row.code!r} is another link's")
-            elif row.code in new and new[row.code].record.pk != row.record.pk:
+            elif row.code in new and not _is_equal(new[row.code].record, row.record):
                 self._refuse(row, f"code {row.code!r} is there twice")
             elif found is not None or row.code in new:
                 self.counts["links_present"] += 1
@@ -309,20 +317,35 @@ class _Batch:
                 new[row.code] = row
         return new
 
+    def _is_stored(self, row: Link, found: t.Any) -> bool:
+        """Return whether a stored link is that row, whose user may have been unknown or forgotten."""
+        has_no_user = found.user_id is None
+        return (
+            _is_same_time(found.created_at, row.created_at)
+            and found.redirect_to == row.redirect_to
+            and (has_no_user or found.user_id == self._keys.get(row.user))
+            and (found.label == row.label or (has_no_user and found.label == ""))
+        )
+
     def _find_links(self, codes: Iterable[str]) -> dict[str, t.Any]:
         referrals = self._models.referrals
-        columns = [referrals[name].label(name) for name in ("code", "id", "user_id", "created_at")]
+        names = ("code", "id", "user_id", "label", "redirect_to", "created_at")
+        columns = [referrals[name].label(name) for name in names]
         select = sa.select(*columns).where(referrals.code.in_(list(codes)))
         return {row.code: row for row in self._transaction.execute(select)}
 
     def _insert_responses(self, rows: Sequence[Response]) -> None:
         links = self._run.ledger.find_links(row.link for row in rows)
         new: dict[str, dict[str, t.Any]] = {}
+        rows_by_identity: dict[str, Response] = {}
         without_user = set()
         for row in rows:
             link = links.get(row.link)
             if link is None:
                 self._refuse(row, f"its referral {row.link} was not imported")
+                continue
+            if row.created_at < datetime.fromisoformat(link.created_at) - _ROUNDING:
+                self._refuse(row, f"created_at {row.created_at} is before its referral was created")
                 continue
             key = f"pinax:{link.code}:{row.record.pk}"
             identity = digest(row.action, key)
@@ -344,10 +367,12 @@ class _Batch:
                 "key": key,
                 "identity": identity,
             }
+            rows_by_identity[identity] = row
         responses = self._models.responses
-        select = sa.select(responses.identity).where(responses.identity.in_(list(new)))
-        for identity in self._transaction.execute(select).scalars().all():
-            del new[identity]
+        select = sa.select(responses.identity, responses.created_at).where(responses.identity.in_(list(new)))
+        for identity, created_at in self._transaction.execute(select).all():
+            if not _is_same_time(created_at, new.pop(identity)["created_at"]):
+                self._refuse(rows_by_identity[identity], "is another response than the one that is stored")
         self._insert_rows(responses, list(new.values()))
         counted = [values for values in new.values() if values["ignored"] is None]
         if counted:
@@ -368,3 +393,11 @@ class _Batch:
 
     def _note(self, row: Row, words: str) -> None:
         self.notes.append((row.record.where, words))
+
+
+def _is_equal(one: Record, other: Record) -> bool:
+    return (one.pk, one.fields) == (other.pk, other.fields)
+
+
+def _is_same_time(stored: datetime, imported: datetime) -> bool:
+    return abs(as_utc(stored) - imported) <= _ROUNDING

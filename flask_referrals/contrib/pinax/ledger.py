@@ -10,7 +10,9 @@ from .dumps import Record
 _SCHEMA = """
     PRAGMA journal_mode = OFF;
     PRAGMA synchronous = OFF;
-    CREATE TABLE link (pk TEXT PRIMARY KEY, id INTEGER, code TEXT, owner TEXT, user_id TEXT) WITHOUT ROWID;
+    CREATE TABLE link (
+        pk TEXT PRIMARY KEY, id INTEGER, code TEXT, owner TEXT, user_id TEXT, created_at TEXT
+    ) WITHOUT ROWID;
     CREATE TABLE user (old TEXT PRIMARY KEY, new TEXT) WITHOUT ROWID;
     CREATE TABLE deferred (kind TEXT, record TEXT);
     BEGIN;
@@ -24,6 +26,7 @@ class ImportedLink(t.NamedTuple):
     :param id: its key here.
     :param owner: the key of its user in the dump.
     :param user_id: the key of its user here, as text.
+    :param created_at: when it was created, in ISO 8601.
     """
 
     pk: str
@@ -31,6 +34,7 @@ class ImportedLink(t.NamedTuple):
     code: str
     owner: str | None
     user_id: str | None
+    created_at: str
 
 
 class Ledger:
@@ -55,7 +59,7 @@ class Ledger:
 
     def add_links(self, links: Iterable[ImportedLink]) -> None:
         """Remember links."""
-        self._file.executemany("INSERT OR REPLACE INTO link VALUES (?, ?, ?, ?, ?)", links)
+        self._file.executemany("INSERT OR REPLACE INTO link VALUES (?, ?, ?, ?, ?, ?)", links)
 
     def find_links(self, pks: Iterable[str]) -> dict[str, ImportedLink]:
         """Return the imported links among some keys of the dump."""

@@ -2,19 +2,28 @@
 
 import base64
 import hashlib
+import re
 import typing as t
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 
 from ...redirects import MAX_LENGTH
 from ...settings import Settings
-from ...times import parse_time
+from ...times import now, parse_time
 from ...types import CODE, storable
 from ...web.client import parse_address, stored_address, stored_referrer
 from .dumps import Record
 
 #: The longest key of a row, in characters. It fits into the key of a response together with a code and a prefix.
 _MAX_KEY = 50
+
+
+#: The scheme of a URL that is not a web address, and what browsers ignore before and in it.
+_SCHEME = re.compile(r"(?!https?:)([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+_IGNORED_IN_URLS = re.compile(r"^[\x00-\x20]+|[\t\r\n]")
+#: The name of a URL with its namespace, as Django has it.
+_URL_NAME = re.compile(r"[\w.-]+(:[\w.-]+)+")
+_SCRIPTS = {"javascript", "vbscript", "data", "blob", "file", "about"}
 
 
 class Refused(ValueError):
@@ -62,9 +71,13 @@ def read_link(record: Record, zone: tzinfo) -> Link:
     code = read_text(record, "code", 64)
     if not CODE.fullmatch(code):
         raise Refused(f"code {code!r} is not 1 to 64 letters, digits, '-' or '_'")
+    redirect_to = read_text(record, "redirect_to", MAX_LENGTH)
+    scheme = _SCHEME.match(_IGNORED_IN_URLS.sub("", redirect_to))
+    if scheme is not None and (scheme[1].lower() in _SCRIPTS or not _URL_NAME.fullmatch(redirect_to)):
+        raise Refused(f"redirect_to {redirect_to!r} is neither a path nor a web address")
     return Link(
         code=code,
-        redirect_to=read_text(record, "redirect_to", MAX_LENGTH),
+        redirect_to=redirect_to,
         label=read_text(record, "label", 100),
         expired_at=_read_time(record, "expired_at", zone),
         **_read_common(record, zone),
@@ -100,6 +113,8 @@ def _read_common(record: Record, zone: tzinfo) -> dict[str, t.Any]:
     created_at = _read_time(record, "created_at", zone)
     if created_at is None:
         raise Refused("has no created_at")
+    if created_at > now() + timedelta(days=1):  # a wrong zone is less than a day
+        raise Refused(f"created_at {created_at} is in the future")
     content_type = _read_key(record, "target_content_type")
     target_id = _read_key(record, "target_object_id")
     if content_type is None or target_id is None:
