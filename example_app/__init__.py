@@ -28,6 +28,7 @@ def create_app(config: Mapping[str, Any] | None = None, instance_path: str | Non
         SQLALCHEMY_DATABASE_URI="sqlite:///shop.sqlite",  # in the instance folder
         SESSION_COOKIE_SAMESITE="Lax",  # every change is a POST, which no other site can send with this cookie
         MAX_CONTENT_LENGTH=64 * 1024,
+        TRUSTED_HOSTS=["127.0.0.1", "localhost"],  # the links in mails begin with the request's host
         REFERRALS_ACTION_DISPLAY={
             "RESPONDED": "Clicked",
             "SIGNED_UP": "Signed up",

@@ -100,6 +100,7 @@ PRODUCTS = [
 def command(info: ScriptInfo, host: str, port: int) -> None:
     """Prepare the database, add demo data, and serve the shop."""
     app = info.load_app()
+    app.config["TRUSTED_HOSTS"] = [*(app.config["TRUSTED_HOSTS"] or ()), host]
     prepare(app)
     # Not app.run, which does nothing under the flask command.
     server = make_server(host, port, app, threaded=True)

@@ -39,7 +39,7 @@ def buy(slug: str) -> ResponseReturnValue:
 
 @bp.get("/outbox")
 def outbox() -> ResponseReturnValue:
-    mails = db.session.scalars(db.select(OutboxMail).order_by(OutboxMail.id.desc()))
+    mails = db.session.scalars(db.select(OutboxMail).order_by(OutboxMail.id.desc()).limit(20))
     return render_template("outbox.html", mails=mails.all())
 
 

@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 
+from example_app import create_app
+from example_app.demo import add_data
+from example_app.extensions import db
+from example_app.models import Order, Product, User
+from flask_referrals import Referral
 from tests.databases import NAMES, new_database
 from tests.host import BROWSER
 from tests.shop import ROOT, environment, flask, open_shop
@@ -78,7 +84,7 @@ def test_link_brings_a_friend_who_buys_and_the_owner_sees_it(shop: str, database
 
     behind_the_link = text_of(alice.get("/account")).split("Gunpowder", 1)[1]
     assert re.search(
-        r"Purchased by Mia Order no. \d+: Lapsang Souchong, £9.00 .* Signed up by Mia .* Clicked by Mia",
+        r"Purchased by Mia Order no. \d+: Lapsang Souchong, £9.00 .* Signed up by Mia .* Clicked by a visitor",
         behind_the_link,
     )
 
@@ -103,6 +109,47 @@ def test_welcome_mail_has_a_link_of_the_users_own(shop: str) -> None:
     friend.get(link[0])
     assert friend.at == "/"
     assert "Clicked by a visitor" in text_of(mia.get("/account"))
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Flask]:
+    """The shop on SQLite, in this process."""
+    app = create_app({"SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path / 'shop.db'}"}, instance_path=str(tmp_path))
+    with app.app_context():
+        db.create_all()
+        add_data()
+    yield app
+    with app.app_context():
+        db.session.remove()
+        db.engine.dispose()
+
+
+def test_mail_never_has_the_host_that_a_request_names(app: Flask) -> None:
+    form = {"name": "Mia", "email": "mia@example.com", "password": "secret"}
+    assert app.test_client().post("/signup", data=form, headers={"Host": "evil.example"}).status_code == 400
+    app.test_client().post("/signup", data=form, headers={"Host": "localhost:5000"})
+    outbox = app.test_client().get("/outbox").text
+    assert "evil.example" not in outbox and "http://localhost:5000/referrals/" in outbox
+
+
+def test_account_is_shown_page_by_page(app: Flask) -> None:
+    with app.app_context():
+        user = db.session.scalars(db.select(User).filter_by(name="alice")).one()
+        teapot = db.session.scalars(db.select(Product)).first()
+        for number in range(25):
+            Referral.create(f"/tea/{number}", user=user, label=f"link {number}", commit=False)
+            user.referral.respond(f"ACTION {number}", commit=False)
+        db.session.add_all(Order(user=user, product=teapot, price=1) for _ in range(25))
+        db.session.commit()
+    client = app.test_client()
+    client.post("/login", data={"name": "alice", "password": "tea"})
+    for query, own, links, orders in (("", 1, 10, 20), ("?links=2", 0, 10, 20), ("?links=3&orders=2", 0, 5, 5)):
+        page = client.get(f"/account{query}").text
+        assert (page.count(' own"'), page.count("<h3>link "), page.count("Order no.")) == (own, links, orders)
+        assert page.count("<b>ACTION") == 10 * own
+    assert "Page 1 of 3" in client.get("/account").text
+    for page, status in (("4", 404), ("-1", 200), ("\u0663", 200), ("9" * 30, 200), ("x", 200)):
+        assert client.get("/account", query_string={"links": page}).status_code == status
 
 
 @pytest.mark.slow
