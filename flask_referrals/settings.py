@@ -17,6 +17,8 @@ Parser = Callable[[t.Any], t.Any]
 Networks = tuple[IPv4Network | IPv6Network, ...]
 Attribution = str | Callable[[t.Any], t.Any]
 
+_WORDS = {"RESPONDED": "Clicked on the link"}
+
 #: The longest duration, so that the current time minus it is still a date.
 _LONGEST = timedelta(days=36525)
 
@@ -80,6 +82,12 @@ def _one_or_more_names(value: t.Any) -> tuple[str, ...]:
     return () if value is None else _names((value,) if isinstance(value, str) else value)
 
 
+def _words(value: t.Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError("a dict of {action: words}")
+    return _WORDS | value
+
+
 def _codes(value: t.Any) -> frozenset[str]:
     return frozenset(name.casefold() for name in _names(value))
 
@@ -117,7 +125,6 @@ _networks = _list_of("networks", ip_network)
 _path_prefix = _checked(
     lambda value: _is_name(value) and value.startswith("/") and value.rstrip("/"), "a path such as '/referrals'"
 )
-_words = _checked(lambda value: isinstance(value, dict), "a dict of {action: words}")
 
 
 def _setting(default: t.Any, parse: Parser, description: str) -> t.Any:
@@ -173,7 +180,7 @@ class Settings:
         "What is stored of the ``Referer``: ``origin``, ``full`` or ``none``.",
     )
     action_display: Mapping[str, str] = _setting(
-        {"RESPONDED": "Clicked on the link"}, _words, "The words that the filter ``action_display`` shows for actions."
+        _WORDS, _words, "Words for actions, which the filter ``action_display`` shows; they extend these."
     )
 
     @classmethod

@@ -5,13 +5,16 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import sqlalchemy as sa
-from click.testing import Result
+from click.testing import CliRunner, Result
+from flask.cli import FlaskGroup, ScriptInfo
 
 from flask_referrals import Referral
 from flask_referrals.cli.commands import COMMANDS
@@ -252,6 +255,23 @@ def test_import_loads_neither_what_commands_need_nor_a_dialect() -> None:
     code = f"import sys, flask_referrals; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("command", "is_told"), [(None, True), ("run", True), ("routes", False)])
+def test_commands_do_not_warn_of_the_hosts_of_requests(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture, command: str | None, is_told: bool
+) -> None:
+    context = click.Context(click.Command(command), info_name=command, obj=ScriptInfo()) if command else None
+    with context.scope() if context is not None else nullcontext():
+        make_host(sqlite_url, TESTING=False)
+    assert ("Links use the request's Host header." in caplog.text) == is_told
+
+
+def test_commands_of_flask_are_recognised(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    flask = FlaskGroup(create_app=lambda: make_host(sqlite_url, TESTING=False).app, add_version_option=False)
+    result = CliRunner().invoke(flask, ["referrals", "simulate", "a b"])
+    assert "cannot be a code" in result.stderr
+    assert caplog.text == ""
 
 
 def test_without_a_user_model(sqlite_url: str) -> None:

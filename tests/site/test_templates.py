@@ -240,3 +240,9 @@ class TestActionDisplay:
                 "{% for a in ('RESPONDED', 'BOUGHT', 'N') %}{{ a|action_display }},{% endfor %}"
             )
         assert words == "Clicked,Bought &amp; &lt;paid&gt;,5,"
+
+    def test_words_of_the_host_extend_the_defaults(self, new_host: MakeHost) -> None:
+        host = new_host(REFERRALS_ACTION_DISPLAY={"BOUGHT": "Bought"})
+        with host.app.app_context():
+            template = "{% for action in ('RESPONDED', 'BOUGHT') %}{{ action|action_display }},{% endfor %}"
+            assert render_template_string(template) == "Clicked on the link,Bought,"
