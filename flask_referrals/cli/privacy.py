@@ -35,8 +35,8 @@ def purge(days: int) -> None:
     """Delete responses older than DAYS.
 
     The rows leave the table. Days that are rolled up keep their counts; the counts of other days shrink, so run 'flask
-    referrals rollup' first. Bindings that rest on deleted rows end. Links stay. If the command is interrupted, run it
-    again.
+    referrals rollup' first. Bindings that rest on deleted rows end, and an action with a unique key can be recorded
+    again. Links stay. If the command is interrupted, run it again.
     """
     state = current_state()
     try:
@@ -56,8 +56,9 @@ def purge(days: int) -> None:
 def anonymize(days: int) -> None:
     """Remove personal data from responses older than DAYS.
 
-    Deletes user, visitor key, address, referrer, user agent and unique key of each response. All counts stay. Bindings
-    that rest on these responses end. If the command is interrupted, run it again.
+    User, visitor key, address, referrer, user agent and unique key go. Rows, counts, values, targets and campaign
+    arguments stay. Bindings that rest on these responses end, and an action with a unique key can be recorded again. If
+    the command is interrupted, run it again.
     """
     state = current_state()
     with progress_bar(partial(privacy.id_span, state)) as bar:
@@ -89,9 +90,10 @@ def export_user(key: str, output: str) -> None:
 def forget_user(key: str) -> None:
     """Remove a user from all links and responses.
 
-    KEY is the user's primary key. Run this before you delete the account. All counts stay. The user's responses lose
-    their personal data. The user's links expire and lose their label; they still redirect. If the command is
-    interrupted, run it again.
+    KEY is the user's primary key. Run this before you delete the account. All rows and counts stay. The user's
+    responses lose what 'anonymize' removes. The user's links expire and lose owner and label; they still redirect, and
+    users who came by them stay bound to them. The user is removed as a target. If the command is interrupted, run it
+    again.
     """
     state = current_state()
     user_id = find_user(state, key)

@@ -101,6 +101,29 @@ def test_purge_asks_first(host: Host) -> None:
         assert host.responses() == []
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("anonymize", "--older-than 30"), ("purge", "--older-than 30 --yes"), ("forget-user", "1 --yes")],
+)
+def test_what_stays_and_what_goes(host: Host, command: str, options: str) -> None:
+    """The table in docs/privacy.rst and the help say so."""
+    client = host.client()
+    code = follow(host, client)
+    client.post("/signup", data={"name": "mia"})
+    client.post("/act/BOUGHT", data={"key": "order 1"})
+    with host.app.app_context():
+        mia = host.db.session.get_one(host.User, 1)
+        assert Referral.referrer_of(mia).code == code  # type: ignore[union-attr]
+        age(host, "RESPONDED", "SIGNED_UP", "BOUGHT")
+        assert run(host, command, *options.split()).exit_code == 0
+        referral = host.db.session.scalars(sa.select(host.referrals.Referral)).one()
+        is_purged = command == "purge"
+        assert (len(host.responses()), referral.response_count) == ((0, 0) if is_purged else (3, 1))
+        assert Referral.referrer_of(host.db.session.get_one(host.User, 1)) is None
+        again = referral.respond("BOUGHT", key="order 1")
+        assert len(host.responses()) == (1 if is_purged else 4) and again.key == "order 1"
+
+
 @pytest.mark.parametrize("command", ["purge", "anonymize"])
 @pytest.mark.parametrize("days", ["0", "-1", "1.5", "x", "99999999999"])
 def test_days_are_a_number_above_zero(sqlite_url: str, command: str, days: str) -> None:
