@@ -19,7 +19,7 @@ from ..state import AppState, current_state
 def revision(message: str) -> None:
     """Write a migration for the referral tables only.
 
-    Nothing is written if the tables match the models. Apply the migration with 'flask db upgrade'.
+    Nothing is written if the tables match the models. This needs Flask-Migrate.
     """
     from alembic import command
     from alembic.util import CommandError
@@ -36,7 +36,9 @@ def revision(message: str) -> None:
             script = command.revision(config, message, autogenerate=True)
         except CommandError as error:
             raise click.ClickException(str(error)) from error
-    if not script:
+    if script:
+        click.echo("Apply the migration with 'flask db upgrade'.")
+    else:
         raise click.ClickException(
             "The migrations ignore the referral tables. If these tables are on a bind, create the migrations with "
             "'flask db init --multidb'."
