@@ -29,6 +29,8 @@ def require_aware(name: str, value: datetime | None) -> datetime | None:
         return None
     if value.tzinfo is None:
         raise InvalidValueError(name, "must be an aware time: datetime.now(timezone.utc), not utcnow()")
+    if not 1 < value.year < 9999:  # PostgreSQL's drivers cannot return it in each zone
+        raise InvalidValueError(name, "must be in a year from 2 to 9998")
     return value.astimezone(timezone.utc)
 
 

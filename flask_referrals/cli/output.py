@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from ..actors import parse_user_key
 from ..db.conditions import is_exactly
 from ..state import AppState
-from ..times import parse_time
+from ..times import parse_time, require_aware
 
 _MAX_CELL = 48
 
@@ -37,7 +37,7 @@ def to_file(command: F) -> F:
 def time(text: str) -> datetime:
     """Parse an option that is a time; a time without a zone is in UTC."""
     try:
-        return parse_time(text)
+        return t.cast(datetime, require_aware("time", parse_time(text)))
     except ValueError as error:
         raise click.BadParameter(f"{error}.") from None
 

@@ -29,6 +29,7 @@ from ..reports import counts_of
 from ..state import EXTENSION_KEY, AppState, current_state
 from ..targets import load_targets
 from ..templating import action_display
+from ..times import require_aware
 
 if t.TYPE_CHECKING:  # Flask-Admin has no types, so this declares what is used
     Admin: t.TypeAlias = t.Any
@@ -87,7 +88,7 @@ class _TimeField(DateTimeField):  # type: ignore[misc]
     def process_formdata(self, valuelist: list[str]) -> None:
         super().process_formdata(valuelist)
         if self.data is not None:
-            self.data = self.data.replace(tzinfo=timezone.utc)
+            self.data = require_aware("time", self.data.replace(tzinfo=timezone.utc))
 
 
 class _InUTC:

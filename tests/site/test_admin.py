@@ -264,6 +264,10 @@ def test_only_the_time_at_which_a_link_expires_is_edited(host: Host, client: Fla
         link = host.db.session.get_one(host.referrals.Referral, 1)
         assert link.expired_at == utc(2026, 12, 24, 18)
         assert (link.label, link.redirect_to, link.code, link.user_id) == ("mail", "/teapot", "olga-1", 1)
+    for time in ("9999-12-31 23:59:59", "0001-01-01 00:00:00", "a\u0663"):
+        client.post(f"{LINKS}edit/?id=1", data={"expired_at": time, "csrf_token": token(page)})
+    with host.app.app_context():
+        assert host.db.session.get_one(host.referrals.Referral, 1).expired_at == utc(2026, 12, 24, 18)
     client.post(f"{LINKS}edit/?id=1", data={"expired_at": "", "csrf_token": token(page)})
     with host.app.app_context():
         assert host.db.session.get_one(host.referrals.Referral, 1).expired_at is None

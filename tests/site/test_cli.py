@@ -88,6 +88,7 @@ class TestCreate:
             (["/", "--target", "nothing"], "There is no target 'nothing'"),
             (["/", "--code", "ä"], "code must be 1 to 64 letters"),
             (["/", "--expires-at", "soon"], "'soon' is not a time such as"),
+            (["/", "--expires-at", "9999-12-31"], "must be in a year from 2 to 9998"),
         ],
     )
     def test_mistakes_are_named(self, host: Host, run: Run, arguments: list[str], words: str) -> None:

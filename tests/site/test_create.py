@@ -164,6 +164,8 @@ def test_generator_that_makes_no_code_is_an_error(host: Host) -> None:
         ({"user": "olga"}, "user"),
         ({"target": "tea"}, "target"),
         ({"expires_at": datetime(2030, 1, 1)}, "expires_at"),
+        ({"expires_at": datetime.max.replace(tzinfo=timezone.utc)}, "expires_at"),
+        ({"expires_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=14)))}, "expires_at"),
     ],
 )
 def test_bad_argument_is_named_and_nothing_is_written(host: Host, arguments: dict[str, Any], field: str) -> None:

@@ -421,6 +421,11 @@ def test_times_as_databases_write_them(host: Host, run: Import, text: str, expec
     assert new.created_at == new.expired_at == datetime.fromisoformat(expected)
 
 
+def test_link_that_expires_in_the_last_year_never_does(host: Host, run: Import) -> None:
+    run([link(expired_at="9999-12-31T23:59:59Z")])
+    assert links(host)["code-1"].expired_at is None
+
+
 def test_columns_that_the_host_has_renamed(new_host: MakeHost) -> None:
     def declare(db: Any, User: Any) -> None:
         class Invite(ReferralMixin, db.Model):  # type: ignore[misc]

@@ -75,11 +75,12 @@ def read_link(record: Record, zone: tzinfo) -> Link:
     scheme = _SCHEME.match(_IGNORED_IN_URLS.sub("", redirect_to))
     if scheme is not None and (scheme[1].lower() in _SCRIPTS or not _URL_NAME.fullmatch(redirect_to)):
         raise Refused(f"redirect_to {redirect_to!r} is neither a path nor a web address")
+    expired_at = _read_time(record, "expired_at", zone)
     return Link(
         code=code,
         redirect_to=redirect_to,
         label=read_text(record, "label", 100),
-        expired_at=_read_time(record, "expired_at", zone),
+        expired_at=None if expired_at is not None and expired_at.year > 9998 else expired_at,  # it means never
         **_read_common(record, zone),
     )
 
