@@ -247,6 +247,7 @@ class _RecordView(ModelView):
         try:
             return super()._run_view(*args, **kwargs)
         except sa.exc.DataError:  # PostgreSQL refuses a search that ends with a backslash
+            current_state().database.session.rollback()  # the page for 400 may query
             abort(400)
 
     def get_list(self, *args: t.Any, **kwargs: t.Any) -> tuple[int | None, t.Any]:
