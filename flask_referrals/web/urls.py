@@ -19,15 +19,12 @@ REDIRECT_ENDPOINT = "referrals.redirect"
 
 
 def referral_url(settings: Settings, code: str) -> str:
-    """Return the absolute URL of a referral, by ``REFERRALS_BASE_URL``, else ``SERVER_NAME``, else the request."""
+    """Return the absolute URL of a referral, under ``REFERRALS_BASE_URL`` or else as ``url_for`` makes it."""
     if settings.base_url is not None:
         return f"{settings.base_url.rstrip('/')}{path_of(REDIRECT_ENDPOINT, code=code)}"
-    server = current_app.create_url_adapter(None)
-    if server is not None:
-        return server.build(REDIRECT_ENDPOINT, {"code": code}, force_external=True)
-    if has_request_context():
-        return url_for(REDIRECT_ENDPOINT, code=code, _external=True)
-    raise ConfigurationError("A referral's URL needs REFERRALS_BASE_URL (or SERVER_NAME) where there is no request.")
+    if not has_request_context() and not current_app.config["SERVER_NAME"]:
+        raise ConfigurationError("A referral's URL needs REFERRALS_BASE_URL (or SERVER_NAME) outside a request.")
+    return url_for(REDIRECT_ENDPOINT, code=code, _external=True)
 
 
 def target_location(settings: Settings, target: str | None) -> str | None:

@@ -20,6 +20,12 @@ def test_server_name_is_used_without_a_base_url(new_host: MakeHost) -> None:
         assert Referral.create("/", code="alice").url == "https://shop.example/app/referrals/alice"
 
 
+def test_server_name_leaves_the_scheme_to_the_request(new_host: MakeHost) -> None:
+    host = new_host(SERVER_NAME="shop.example")
+    with host.app.test_request_context(base_url="https://shop.example/app"):
+        assert Referral.create("/", code="alice").url == "https://shop.example/app/referrals/alice"
+
+
 def test_request_is_used_without_either(new_host: MakeHost) -> None:
     host = new_host()
     with host.app.test_request_context(base_url="https://here.example/mounted"):
