@@ -1,8 +1,7 @@
 """Where this site is, the URL of a referral, and the location that a target stands for."""
 
 import typing as t
-from collections.abc import Iterable
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import quote, unquote_plus, urlsplit
 
 import flask
 from flask import current_app, has_request_context, url_for
@@ -16,6 +15,9 @@ from .client import arguments
 
 #: The endpoint of the links.
 REDIRECT_ENDPOINT = "referrals.redirect"
+
+# What Werkzeug does not percent-encode in the query of a Location.
+_QUERY_CHARACTERS = "%!$&'()*+,/:;=?@"
 
 
 def referral_url(settings: Settings, code: str) -> str:
@@ -68,22 +70,22 @@ def location_of(settings: Settings, request: Request, stored: str | None) -> str
             break
     else:
         location = "/"
-    if settings.forward_query and given:
-        own = {settings.redirect_param, *settings.query_param}
-        forwarded = [(name, value) for name, value in given.items(multi=True) if name not in own]
-        location = _with_query(settings, location, forwarded)
-    return location
+    return _with_query(settings, request, location) if settings.forward_query and request.query_string else location
 
 
-def _with_query(settings: Settings, location: str, arguments: Iterable[tuple[str, str]]) -> str:
-    """Add query arguments to a location, if the result may be sent. Those that it has already stay as they are."""
+def _with_query(settings: Settings, request: Request, location: str) -> str:
+    """Add a request's query to a location, byte for byte. Arguments that the location has already are left out."""
     parts = urlsplit(location)
-    present = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    added = urlencode([(name, value) for name, value in arguments if name not in present])
-    if not added:
-        return location
-    query = f"{parts.query}&{added}" if parts.query else added
-    return target_location(settings, parts._replace(query=query).geturl()) or location
+    present = [_name_of(argument) for argument in parts.query.split("&") if argument]
+    left_out = {settings.redirect_param, *settings.query_param, *present}
+    query = quote(request.query_string, safe=_QUERY_CHARACTERS)
+    forwarded = [argument for argument in query.split("&") if _name_of(argument) not in left_out]
+    longer = parts._replace(query="&".join([parts.query, *forwarded] if parts.query else forwarded)).geturl()
+    return target_location(settings, longer) or location
+
+
+def _name_of(argument: str) -> str:
+    return unquote_plus(argument.partition("=")[0])
 
 
 def path_of(endpoint: str, **values: str) -> str:
