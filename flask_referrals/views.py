@@ -21,7 +21,7 @@ from .targets import from_token
 from .web.agents import MAX_READ
 from .web.client import MAX_ACCEPT, OFFICE, is_prefetch, unwrapped
 from .web.codes import find_codes
-from .web.urls import location_of
+from .web.urls import location_of, match_every_host
 
 #: The most that a request for a link may send, in bytes.
 _MAX_BODY = 32 * 1024
@@ -48,9 +48,10 @@ def create_blueprint(state: AppState) -> Blueprint:
     """Return the blueprint of an app."""
     views = _Views(state)
     blueprint = Blueprint("referrals", __name__, template_folder="templates", static_folder="static")
-    blueprint.add_url_rule("/<code>", "redirect", views.redirect, strict_slashes=False)
-    blueprint.add_url_rule("/", "index", views.index, strict_slashes=False)
-    blueprint.add_url_rule("/", "create", views.create, methods=["POST"], strict_slashes=False)
+    hosts: t.Any = match_every_host(blueprint) if state.app.url_map.host_matching else {}
+    blueprint.add_url_rule("/<code>", "redirect", views.redirect, strict_slashes=False, **hosts)
+    blueprint.add_url_rule("/", "index", views.index, strict_slashes=False, **hosts)
+    blueprint.add_url_rule("/", "create", views.create, methods=["POST"], strict_slashes=False, **hosts)
     if state.settings.query_param:
         blueprint.before_app_request(views.refuse_prefetch)
         blueprint.after_app_request(views.follow_query)

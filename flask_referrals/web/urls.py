@@ -4,7 +4,7 @@ import typing as t
 from urllib.parse import quote, unquote_plus, urlsplit
 
 import flask
-from flask import current_app, has_request_context, url_for
+from flask import Blueprint, current_app, has_request_context, url_for
 from werkzeug.routing import BuildError
 from werkzeug.wrappers import Request
 
@@ -15,6 +15,9 @@ from .client import arguments
 
 #: The endpoint of the links.
 REDIRECT_ENDPOINT = "referrals.redirect"
+
+# The variable part of the rules in an app that matches hosts.
+_HOST = "referrals_host"
 
 # What Werkzeug does not percent-encode in the query of a Location.
 _QUERY_CHARACTERS = "%!$&'()*+,/:;=?@"
@@ -31,21 +34,22 @@ def referral_url(settings: Settings, code: str) -> str:
 
 def target_location(settings: Settings, target: str | None) -> str | None:
     """Return the ``Location`` for a path, a URL or an endpoint, or ``None`` when it must not be sent."""
+    endpoint_host = ""
     if target in current_app.view_functions:
         try:
             target = url_for(target, _external=False) if has_request_context() else path_of(target)
         except BuildError:
             return None
+        endpoint_host = urlsplit(target).netloc
     if target is not None and target.startswith("/"):
         return safe_location(target, hosts=())  # a path names no host
-    hosts = [*_own_hosts(settings), *settings.allowed_redirect_hosts]
+    hosts = [*_own_hosts(settings, endpoint_host), *settings.allowed_redirect_hosts]
     return safe_location(target, hosts=hosts, require_https=has_request_context() and flask.request.is_secure)
 
 
-def _own_hosts(settings: Settings) -> list[str]:
-    """Return the hosts of this site: as configured, and as the request names it."""
-    base_url = settings.base_url
-    hosts = [urlsplit(base_url).netloc if base_url else None, current_app.config["SERVER_NAME"]]
+def _own_hosts(settings: Settings, endpoint_host: str) -> list[str]:
+    """Return the hosts of this site: as configured, and as the request and the endpoint name it."""
+    hosts = [urlsplit(settings.base_url or "").netloc, current_app.config["SERVER_NAME"], endpoint_host]
     if has_request_context():
         hosts.append(flask.request.host)  # Flask checks it against TRUSTED_HOSTS
     return [host for host in hosts if host and _is_host(host)]
@@ -68,9 +72,16 @@ def location_of(settings: Settings, request: Request, stored: str | None) -> str
         location = target_location(settings, candidate) if candidate else None
         if location is not None:
             break
-    else:
-        location = "/"
+    location = location or "/"
+    if request.script_root and location.startswith("/"):
+        location = _under_script_root(request.script_root, location)
     return _with_query(settings, request, location) if settings.forward_query and request.query_string else location
+
+
+def _under_script_root(script_root: str, path: str) -> str:
+    """Return a path of the app as a browser must request it, where the app is mounted."""
+    root = safe_location(f"{script_root}/", hosts=()) or "/"
+    return path if f"{urlsplit(path).path}/".startswith(root) else f"{root[:-1]}{path}"
 
 
 def _with_query(settings: Settings, request: Request, location: str) -> str:
@@ -90,4 +101,17 @@ def _name_of(argument: str) -> str:
 
 def path_of(endpoint: str, **values: str) -> str:
     """Return the path of an endpoint within the app, outside a request too."""
-    return current_app.url_map.bind("", script_name="/").build(endpoint, values)
+    return current_app.url_map.bind("", script_name="/").build(endpoint, {_HOST: "", **values}, append_unknown=False)
+
+
+def match_every_host(blueprint: Blueprint) -> dict[str, t.Any]:
+    """Return options of rules in an app with ``host_matching=True``, where a rule without a host matches nothing."""
+    options: dict[str, t.Any] = {"host": f"<{_HOST}>"}
+    blueprint.add_url_rule("/static/<path:filename>", "static", blueprint.send_static_file, **options)
+    blueprint.url_value_preprocessor(lambda endpoint, values: (values or {}).pop(_HOST, None))
+    blueprint.url_defaults(lambda endpoint, values: values.setdefault(_HOST, _current_host()))
+    return options
+
+
+def _current_host() -> str:
+    return flask.request.host if has_request_context() else current_app.config["SERVER_NAME"]
