@@ -33,6 +33,12 @@ _PAGE_TYPE = re.compile(r"text/(?:html|\*)|application/xhtml\+xml", re.IGNORECAS
 #: The programs of Microsoft Office. They follow a link, and then let the browser open the last page only.
 OFFICE: re.Pattern[str] = re.compile("ms-?office|microsoft office", re.IGNORECASE)
 
+# Apps on Android name themselves in the Referer, as in android-app://com.slack/.
+_REFERRER_SCHEMES = ("http", "https", "android-app", "ios-app")
+
+# An address with a port or in brackets; an IPv6 address is in brackets if it has a port.
+_WITH_PORT = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::[0-9]+)?")
+
 IPAddress = IPv4Address | IPv6Address
 
 
@@ -165,7 +171,7 @@ def _referrer(value: str, storage: str) -> str | None:
         host = parts.netloc.rpartition("@")[2]
     except ValueError:
         return None
-    if parts.scheme not in ("http", "https") or not host or storage == "none":
+    if parts.scheme not in _REFERRER_SCHEMES or not host or storage == "none":
         return None
     kept = parts._replace(netloc=host, fragment="")
     if storage == "origin":
@@ -175,8 +181,10 @@ def _referrer(value: str, storage: str) -> str | None:
 
 @lru_cache(maxsize=256)
 def parse_address(text: str) -> IPAddress:
-    """Read an address. An IPv4 address written as IPv6 becomes IPv4; the zone, which is the server's, is cut."""
-    address = ip_address(text.partition("%")[0])
+    """Parse an address without its port and zone. An IPv4 address written as IPv6 becomes IPv4."""
+    text = text.strip()
+    match = _WITH_PORT.fullmatch(text)
+    address = ip_address((match[1] or match[2] if match else text).partition("%")[0])
     return getattr(address, "ipv4_mapped", None) or address
 
 
@@ -190,9 +198,14 @@ def client_address(request: Request, hooks: Hooks) -> IPAddress | None:
 
 
 def client_network(request: Request | None, hooks: Hooks) -> str | None:
-    """Return what a client can hardly change of its address: an IPv4 address, or the first half of an IPv6 address."""
-    address = client_address(request, hooks) if request is not None else None
-    return _first_bits(address, 32, 64) if address is not None else None
+    """Return what a client can hardly change of its address: an IPv4 address, or the first half of an IPv6 address.
+
+    All clients without a readable address share one name. Outside a request there is none.
+    """
+    if request is None:
+        return None
+    address = client_address(request, hooks)
+    return _first_bits(address, 32, 64) if address is not None else "unknown"
 
 
 def stored_address(address: IPAddress, settings: Settings, day: date | None = None) -> str | None:

@@ -172,7 +172,16 @@ def test_expired_link_leads_on_and_records_nothing(host: Host, client: FlaskClie
 
 @pytest.mark.parametrize(
     ("address", "reason"),
-    [("192.0.2.7", "internal"), ("::ffff:192.0.2.7", "internal"), ("2001:db8::1", "internal"), ("198.51.100.1", None)],
+    [
+        ("192.0.2.7", "internal"),
+        ("::ffff:192.0.2.7", "internal"),
+        ("2001:db8::1", "internal"),
+        ("198.51.100.1", None),
+        ("192.0.2.7:17085", "internal"),
+        ("[2001:db8::1%eth0]:443", "internal"),
+        ("unknown", None),
+        ("", None),
+    ],
 )
 def test_click_from_the_sites_own_network_is_not_counted(new_host: MakeHost, address: str, reason: str | None) -> None:
     host = new_host(REFERRALS_INTERNAL_NETWORKS=["192.0.2.0/24", "2001:db8::/32"])
@@ -225,6 +234,23 @@ def test_what_is_kept_of_the_referrer_is_a_setting(new_host: MakeHost, storage: 
     with host.app.app_context():
         code = Referral.create("/").code
     host.client().get(f"/referrals/{code}", headers={"Referer": "https://user:pass@blog.example/post?q=1#top"})
+    with host.app.app_context():
+        assert [response.http_referrer for response in host.responses()] == [kept]
+
+
+@pytest.mark.parametrize(
+    ("referrer", "kept"),
+    [
+        ("android-app://com.slack", "android-app://com.slack/"),
+        ("android-app://com.google.android.gm/path?q=1", "android-app://com.google.android.gm/"),
+        ("javascript://%0aalert(1)", None),
+        ("about:client", None),
+    ],
+)
+def test_app_is_kept_as_the_referrer_and_a_script_is_not(
+    host: Host, client: FlaskClient, code: str, referrer: str, kept: str | None
+) -> None:
+    client.get(f"/referrals/{code}", headers={"Referer": referrer})
     with host.app.app_context():
         assert [response.http_referrer for response in host.responses()] == [kept]
 

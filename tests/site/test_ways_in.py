@@ -162,6 +162,19 @@ class TestTyped:
         ]
         assert answers[-1] == "TooManyGuessesError"
 
+    def test_addresses_differ_without_their_ports(self, client: FlaskClient) -> None:
+        for number in range(3):
+            client.post("/typed", data={"code": "x"}, environ_overrides={"REMOTE_ADDR": f"192.0.2.1:{number}"})
+        for address, answer in [("192.0.2.1", "TooManyGuessesError"), ("192.0.2.2:1", "InvalidValueError")]:
+            assert client.post("/typed", data={"code": "x"}, environ_overrides={"REMOTE_ADDR": address}).text == answer
+
+    def test_clients_without_a_readable_address_are_one_guesser(self, client: FlaskClient) -> None:
+        answers = [
+            client.post("/typed", data={"code": "x"}, environ_overrides={"REMOTE_ADDR": address}).text
+            for address in ("unknown", "", "_hidden", "999.1.1.1")
+        ]
+        assert answers == ["InvalidValueError"] * 3 + ["TooManyGuessesError"]
+
     def test_validator_accepts_nothing_and_a_living_code(self, client: FlaskClient) -> None:
         assert client.post("/form", data={"code": ""}).text == "valid"
         assert client.post("/form", data={"code": "alice"}).text == "valid"
