@@ -212,10 +212,7 @@ def find_typed_link(state: AppState, code: str, request: Request | None) -> Refe
     referral = find_link(state, code) if isinstance(code, str) else None
     if referral is not None and referral.is_active():
         return referral
-    limit = state.settings.guess_limit
-    if request is not None and limit is not None:
-        # Clients whose address cannot be read count together.
-        address = client_network(request, state.hooks) or "unknown"
-        if not state.guesses.allow(address, limit):
-            raise TooManyGuessesError
+    address, limit = client_network(request, state.hooks), state.settings.guess_limit
+    if address is not None and limit is not None and not state.guesses.allow(address, limit):
+        raise TooManyGuessesError
     raise InvalidValueError("code", "is not known")

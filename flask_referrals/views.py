@@ -97,10 +97,11 @@ class _Views:
 
     def follow_query(self, response: Response) -> Response:
         """Record the click of a page that was requested with a code in its query."""
-        follow_query(self._state, unwrapped(flask.request), response)
+        request = unwrapped(flask.request)
+        follow_query(self._state, request, response)
         refusal = self.refuse_prefetch(response)
         if refusal is None:
-            return response
+            return t.cast("Response", self._state.visitor_keys.finish(request.environ, response))
         response.close()  # it may be an open file
         return refusal
 

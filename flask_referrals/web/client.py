@@ -151,7 +151,7 @@ def description(request: Request | None, settings: Settings, hooks: Hooks) -> di
     address = client_address(request, hooks)
     return {
         "ip_address": stored_address(address, settings) if address is not None else None,
-        "http_referrer": stored_referrer(environ.get("HTTP_REFERER"), settings),
+        "http_referrer": stored_referrer(environ.get("HTTP_REFERER", ""), settings.referrer_storage),
         "user_agent": _storable(environ.get("HTTP_USER_AGENT", "")[:MAX_READ], MAX_AGENT) or None,
     }
 
@@ -159,13 +159,9 @@ def description(request: Request | None, settings: Settings, hooks: Hooks) -> di
 _storable = lru_cache(maxsize=256)(storable)
 
 
-def stored_referrer(value: str | None, settings: Settings) -> str | None:
-    """Return what ``REFERRALS_REFERRER_STORAGE`` keeps of a referring page's URL."""
-    return _referrer(value or "", settings.referrer_storage)
-
-
 @lru_cache(maxsize=256)
-def _referrer(value: str, storage: str) -> str | None:
+def stored_referrer(value: str, storage: str) -> str | None:
+    """Return what ``REFERRALS_REFERRER_STORAGE`` keeps of a referring page's URL."""
     try:
         parts = urlsplit(value)
         host = parts.netloc.rpartition("@")[2]

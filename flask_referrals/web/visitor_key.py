@@ -9,9 +9,10 @@ import secrets
 import typing as t
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import partial
 
 import flask
-from flask import Flask, Response, request_finished
+from flask import Flask
 from flask.sessions import NullSession
 from itsdangerous import BadSignature, TimestampSigner
 from werkzeug.wrappers import Request
@@ -22,6 +23,7 @@ from ..times import now, parse_time
 from ..types import Hooks
 from .client import is_current, opts_out, unwrapped
 from .signing import new_signer, visitor_signer
+from .urls import REDIRECT_ENDPOINT
 
 #: The entries in the Flask session: the key, and one that only serves to join it to the user who has just logged in.
 SESSION_KEY, RESERVED_KEY = "_referral", "_referral_reserved"
@@ -31,10 +33,11 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{64}")
 #: Separates the signed key, which may be missing, from the pending clicks. It occurs in neither.
 _BEHIND = "~"
 
-# Entries of a request's environ: whether the key was dropped, what the cookie becomes (None: deleted), and whether the
-# visitor consents.
+# Entries of a request's environ: whether the key was dropped, what is kept now (None: nothing), the response, and
+# whether the visitor consents.
 _DROPPED = "flask_referrals.key_dropped"
-_NEW_TEXT = "flask_referrals.cookie"
+_NEW_TEXT = "flask_referrals.kept"
+_RESPONSE = "flask_referrals.response"
 _CONSENT = "flask_referrals.consent"
 
 #: The cookie's lifetime without REFERRALS_ATTRIBUTION_WINDOW: the 13 months that CNIL, the French data protection
@@ -57,8 +60,6 @@ class VisitorKeys:
         self._app = app
         self._settings = settings
         self._hooks = hooks
-        if settings.cookie is not None:
-            request_finished.connect(self._set_cookie, app)
 
     def has_consent(self, request: Request) -> bool:
         """Return whether the host's ``consent`` permits to recognise the visitor. An error is logged and means no."""
@@ -92,7 +93,7 @@ class VisitorKeys:
 
         The same key is signed again only if its age matters, or if a secret key is about to be retired.
         """
-        if request is None or not self._may_keep(request):
+        if request is None or not is_current(request) or not self.may_recognise(request):
             return
         settings = self._settings
         if not (settings.cookie or settings.attribution_window or self._app.config.get("SECRET_KEY_FALLBACKS")):
@@ -105,7 +106,8 @@ class VisitorKeys:
         """Drop the key of a request, if that is the current one, so that the next person on the browser has none."""
         if request is not None and is_current(request):
             request.environ[_DROPPED] = True
-            _remove_entry(RESERVED_KEY)
+            if RESERVED_KEY in flask.session:  # removing what is not there would mark the session as modified
+                del flask.session[RESERVED_KEY]
             self._keep(request, None)
 
     def is_dropped(self, request: Request) -> bool:
@@ -116,13 +118,13 @@ class VisitorKeys:
         """Give back the key whose session a view cleared before it failed: Flask saves the session all the same."""
         if not self._settings.cookie and flask.session.modified and SESSION_KEY not in flask.session:
             arrived = next(filter(None, self._texts(request)), None)
-            if arrived is not None and self._may_keep(request):
+            if arrived is not None:
                 self._keep(request, arrived)
 
     def reserve(self, request: Request, key: str, user_id: t.Any) -> None:
         """Replace the key by one that only serves to join it to a user."""
         self.drop(request)
-        if self._may_keep(request):
+        if not isinstance(flask.session, NullSession):
             value = f"{key} {now().isoformat()} {user_id}"
             flask.session[RESERVED_KEY] = new_signer(self._app, "reservation").sign(value).decode()
 
@@ -146,7 +148,7 @@ class VisitorKeys:
 
     def set_pending(self, request: Request, pending: str, key: str | None) -> None:
         """Keep a text behind the key of the current request's visitor, who may have none."""
-        if self._may_keep(request):
+        if is_current(request) and self.may_recognise(request):
             token = self._signer().sign(key).decode() if key is not None else ""
             self._keep(request, f"{token}{_BEHIND}{pending}")
 
@@ -157,18 +159,16 @@ class VisitorKeys:
             if behind:
                 self._keep(request, token or None)
 
-    def _may_keep(self, request: Request) -> bool:
-        # Without a session there is no cookie either: a login could not drop it.
-        has_session = is_current(request) and not isinstance(flask.session, NullSession)
-        return has_session and self.may_recognise(request)
-
     def _texts(self, request: Request) -> Iterator[str]:
         """Yield what is kept for a visitor: as it is now, and as it arrived if a view has cleared the session since."""
-        if self._settings.cookie is not None:
-            yield request.environ.get(_NEW_TEXT, request.cookies.get(self._settings.cookie)) or ""
+        cookie, is_here = self._settings.cookie, is_current(request)
+        if is_here:
+            self._await_response(request)
+        if cookie is not None:
+            yield request.environ.get(_NEW_TEXT, request.cookies.get(cookie)) or ""
             return
         has_changed = True
-        if is_current(request):
+        if is_here:
             session = unwrapped(flask.session)
             yield str(session.get(SESSION_KEY, ""))
             has_changed = session.modified and _DROPPED not in request.environ
@@ -179,32 +179,54 @@ class VisitorKeys:
 
     def _keep(self, request: Request, text: str | None) -> None:
         """Keep a text for the visitor of the current request, or none."""
-        cookie, environ = self._settings.cookie, request.environ
-        if cookie is not None:
-            if text is not None or cookie in request.cookies or _NEW_TEXT in environ:
-                environ[_NEW_TEXT] = text
-        elif text is not None:
-            flask.session[SESSION_KEY] = text
-        else:
-            _remove_entry(SESSION_KEY)
+        cookie, environ, session = self._settings.cookie, request.environ, unwrapped(flask.session)
+        name, kept = (SESSION_KEY, session) if cookie is None else (cookie, request.cookies)
+        if isinstance(session, NullSession) or (text is None and name not in kept and _NEW_TEXT not in environ):
+            return  # without a session there is no cookie either: a login could not drop it
+        environ[_NEW_TEXT] = text
+        if cookie is None and text is not None:
+            session[SESSION_KEY] = text
+        elif cookie is None:
+            session.pop(SESSION_KEY, None)
+        self._await_response(request)
+        self.finish(environ, environ.get(_RESPONSE))
 
-    def _set_cookie(self, app: Flask, response: Response, **extra: t.Any) -> None:
-        """Set the cookie if it has changed."""
-        if _NEW_TEXT not in flask.request.environ:
-            return
-        text: str | None = flask.request.environ[_NEW_TEXT]
-        interface = app.session_interface
+    def _await_response(self, request: Request) -> None:
+        # Without a cookie, the answer of a link needs nothing: no cache stores it.
+        is_link = self._settings.cookie is None and getattr(request, "endpoint", None) == REDIRECT_ENDPOINT
+        if not is_link and _RESPONSE not in request.environ:
+            request.environ[_RESPONSE] = None
+            flask.after_this_request(partial(self.finish, request.environ))
+
+    def finish(self, environ: dict[str, t.Any], response: t.Any) -> t.Any:
+        """Set the cookie, if it has changed, on a response, and keep shared caches from storing the visitor key."""
+        cookie = self._settings.cookie
+        if response is None or _RESPONSE not in environ:
+            return response
+        environ[_RESPONSE] = response
+        if cookie is not None:
+            response.vary.add("Cookie")
+        if _NEW_TEXT not in environ:
+            return response
+        if "no-store" not in response.headers.get("Cache-Control", ""):
+            response.cache_control.public = False
+            response.cache_control.private = True
+        if cookie is None:
+            return response
+        text, interface = environ[_NEW_TEXT], self._app.session_interface
+        cookies = response.headers.getlist("Set-Cookie")
+        response.headers.setlist("Set-Cookie", [each for each in cookies if not each.startswith(f"{cookie}=")])
         response.set_cookie(
-            t.cast(str, self._settings.cookie),
+            cookie,
             text or "",
             max_age=(self._settings.attribution_window or _COOKIE_LIFETIME) if text is not None else 0,
-            path=interface.get_cookie_path(app),
-            domain=interface.get_cookie_domain(app),
-            secure=interface.get_cookie_secure(app),
+            path=interface.get_cookie_path(self._app),
+            domain=interface.get_cookie_domain(self._app),
+            secure=interface.get_cookie_secure(self._app),
             httponly=True,
             samesite="Lax",
         )
-        response.vary.add("Cookie")
+        return response
 
     def _signer(self) -> TimestampSigner:
         # Read from the config each time: a host may replace its keys.
@@ -220,8 +242,3 @@ class VisitorKeys:
             return None
         age, window = now() - signed_at, self._settings.attribution_window
         return key.decode() if -_CLOCK_SKEW <= age and (window is None or age <= window) else None
-
-
-def _remove_entry(name: str) -> None:
-    if name in flask.session:  # removing what is not there would mark the session as modified
-        del flask.session[name]

@@ -1,6 +1,7 @@
 """How far the visitor's key reaches: caches, paths and domains, and the store of the sessions."""
 
-from flask import Flask, Request, request
+import pytest
+from flask import Flask, Request, Response, request
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask.testing import FlaskClient
 from flask_login import logout_user
@@ -19,6 +20,64 @@ def test_answer_that_sets_the_own_cookie_is_not_for_other_visitors_of_a_cache(ne
     answer = host.client().get(f"/referrals/{code}")
     assert "Set-Cookie" in answer.headers
     assert "Cookie" in answer.vary
+
+
+class TestSharedCache:
+    """The host marks its pages ``public``: a shared cache would give the key of one visitor to the others."""
+
+    @pytest.fixture(params=[None, "referral"], ids=["session", "cookie"])
+    def cookie(self, request: pytest.FixtureRequest) -> str | None:
+        cookie: str | None = request.param
+        return cookie
+
+    @pytest.fixture
+    def host(self, new_host: MakeHost, cookie: str | None) -> Host:
+        host = new_host(with_login=False, REFERRALS_COOKIE=cookie, REFERRALS_QUERY_PARAM="ref")
+        with host.app.app_context():
+            Referral.create("/", code="alice")
+
+        @host.app.get("/tea")
+        def tea() -> Response:
+            if request.args.get("ask") == "credit":
+                Referral.referral_for_request()
+            if request.args.get("ask") == "attach":
+                Referral.attach("alice")
+            return self.make_public(Response("tea"))
+
+        @host.app.after_request
+        def make_public_at_last(response: Response) -> Response:
+            return self.make_public(response) if "late" in request.args else response
+
+        return host
+
+    @staticmethod
+    def make_public(response: Response) -> Response:
+        response.headers["Cache-Control"] = "public, max-age=60"
+        return response
+
+    @pytest.mark.parametrize("path", ["/tea?ref=alice", "/tea?ref=alice&ask=credit&late", "/tea?ask=attach"])
+    def test_page_that_sets_a_key_is_private(self, client: FlaskClient, path: str) -> None:
+        answer = client.get(path)
+        assert "Set-Cookie" in answer.headers
+        assert set(answer.headers["Cache-Control"].split(", ")) == {"private", "max-age=60"}
+        assert "Cookie" in answer.vary
+
+    @pytest.mark.parametrize("has_key", [True, False])
+    def test_page_that_reads_the_credit_varies_by_the_cookie(self, client: FlaskClient, has_key: bool) -> None:
+        if has_key:
+            client.get("/referrals/alice")
+        answer = client.get("/tea?ask=credit")
+        assert answer.headers["Cache-Control"] == "public, max-age=60"
+        assert "Cookie" in answer.vary
+
+    def test_page_that_does_neither_stays_as_it_is(self, client: FlaskClient) -> None:
+        answer = client.get("/tea?ref=unknown")
+        assert answer.headers["Cache-Control"] == "public, max-age=60"
+        assert "Set-Cookie" not in answer.headers
+        assert "Cookie" not in client.get("/tea").vary
+
+    def test_link_is_stored_by_no_cache(self, client: FlaskClient) -> None:
+        assert client.get("/referrals/alice").headers["Cache-Control"] == "no-store"
 
 
 def test_own_cookie_has_the_path_and_the_domain_of_the_session(new_host: MakeHost) -> None:

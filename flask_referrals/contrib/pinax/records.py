@@ -102,7 +102,7 @@ def read_response(record: Record, zone: tzinfo, settings: Settings) -> Response:
         action=action,
         session_key=_pseudonym(_read_leniently(record, "session_key")),
         ip_address=ip_address,
-        http_referrer=stored_referrer(_read_leniently(record, "http_referrer"), settings),
+        http_referrer=stored_referrer(_read_leniently(record, "http_referrer"), settings.referrer_storage),
         **common,
     )
 
