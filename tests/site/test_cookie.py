@@ -143,6 +143,39 @@ def test_login_survives_a_click_under_strict_session_cookies(
         assert set(names(host)) == {"mia"}
 
 
+def post_back(host: Host, client: FlaskClient, path: str, name: str) -> None:
+    """Post the form of an identity provider: from another site, a browser sends neither Lax nor Strict cookies."""
+    elsewhere = host.client()
+    elsewhere.post(path, data={"name": name}, headers={"Sec-Fetch-Site": "cross-site", "Origin": "https://idp.example"})
+    session_name: str = host.app.config["SESSION_COOKIE_NAME"]
+    for cookie in (session_name, NAME):
+        if (received := elsewhere.get_cookie(cookie)) is not None:
+            client.set_cookie(cookie, received.value)
+
+
+@pytest.mark.parametrize(("cookie", "survives"), [(NAME, True), (None, False)])
+def test_credit_survives_a_login_that_is_posted_from_another_site(
+    new_host: MakeHost, cookie: str | None, survives: bool
+) -> None:
+    host = new_host(REFERRALS_COOKIE=cookie)
+    with host.app.app_context():
+        host.user("mia")
+    client = host.client()
+    code = follow(host, client)
+    post_back(host, client, "/login", "mia")
+    assert client.post("/act/SIGNED_UP").text == (code if survives else "")
+    assert set(names(host)) == ({"mia"} if survives else {None})
+    assert client.get_cookie(NAME) is None
+
+
+def test_sign_up_in_a_view_that_is_posted_to_from_another_site_is_not_credited(host: Host, client: FlaskClient) -> None:
+    code = follow(host, client)
+    post_back(host, client, "/signup", "mia")
+    assert names(host) == [None]
+    assert client.post("/act/BOUGHT").text == code
+    assert names(host) == ["mia", "mia"]
+
+
 def test_strict_sessions_without_it_are_warned_of(new_host: MakeHost, caplog: pytest.LogCaptureFixture) -> None:
     new_host(SESSION_COOKIE_SAMESITE="Strict", REFERRALS_COOKIE=NAME)
     assert not caplog.records
