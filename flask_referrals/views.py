@@ -153,13 +153,22 @@ def _refuse_prefetch() -> Response:
 
 
 def _is_cross_site() -> bool:
-    """Return whether another site sent the request, as Fetch Metadata says, or else the Origin header."""
+    """Return whether another site may have sent the request, as Fetch Metadata says, or else the Origin header."""
     request = flask.request
     fetch_site = request.headers.get("Sec-Fetch-Site")
     if fetch_site is not None:
         return fetch_site not in ("same-origin", "none")
     origin = request.headers.get("Origin")
+    if origin == "null":  # Referrer-Policy: no-referrer, or another site that hides what it is
+        return not (_has_same_site_session() or flask.g.get("csrf_valid"))  # Flask-WTF has checked its token
     return origin is not None and origin.partition("://")[2] != request.host
+
+
+def _has_same_site_session() -> bool:
+    """Return whether the request has a session cookie that a browser never sends with a POST from another site."""
+    config = flask.current_app.config
+    is_same_site = str(config["SESSION_COOKIE_SAMESITE"]).lower() in ("lax", "strict")
+    return is_same_site and config["SESSION_COOKIE_NAME"] in flask.request.cookies
 
 
 def _read_fields() -> list[str]:

@@ -313,6 +313,18 @@ class TestCrossSite(OnSQLite):
     def test_request_of_the_site_itself_is_accepted(self, member: FlaskClient, headers: dict[str, str]) -> None:
         assert member.post("/referrals/", headers=headers, json={"redirect_to": "/tea"}).status_code == 200
 
+    @pytest.mark.parametrize(("same_site", "status"), [("Lax", 200), ("strict", 200), ("None", 403), (None, 403)])
+    def test_form_without_a_referrer_is_accepted_with_a_session_that_other_sites_cannot_send(
+        self, new_host: MakeHost, same_site: str | None, status: int
+    ) -> None:
+        host = new_host(SESSION_COOKIE_SAMESITE=same_site, REMEMBER_COOKIE_DURATION=60)
+        client = host.client()
+        client.post("/signup", data={"name": "olga", "remember": "1"})
+        sent = {"headers": {"Origin": "null"}, "data": {"redirect_to": "/tea"}}
+        assert client.post("/referrals/", **sent).status_code == status
+        client.delete_cookie("session")  # as from another site: the cookie that logs in is not SameSite
+        assert client.post("/referrals/", **sent).status_code == 403
+
     def test_site_on_a_port_is_itself(self, member: FlaskClient) -> None:
         for port, status in ((5000, 200), (5001, 403)):
             answer = member.post(

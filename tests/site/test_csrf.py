@@ -117,6 +117,11 @@ class TestProtected:
         answer = member.post("/referrals/", base_url="https://localhost", data=fields, headers=headers)
         assert answer.status_code == 400
 
+    def test_form_without_a_referrer_is_accepted_with_its_token(self, host: Host, member: FlaskClient) -> None:
+        fields = fields_of(member.get("/tea"))
+        assert member.post("/referrals/", data=fields, headers={**PAGE, "Origin": "null"}).status_code == 200
+        assert links(host) == [("/tea", "blog")]
+
     def test_token_does_not_hide_that_another_site_sent_it(self, host: Host, member: FlaskClient) -> None:
         fields = fields_of(member.get("/tea"))
         answer = member.post("/referrals/", data=fields, headers={**PAGE, "Sec-Fetch-Site": "cross-site"})
