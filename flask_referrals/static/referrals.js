@@ -1,7 +1,9 @@
 // Shows a new link in place of the form's button. A module runs once, however many forms a page has.
 document.addEventListener("submit", async (event) => {
   const form = event.target;
-  if (!form.matches("[data-referral-form]")) {
+  const action = event.submitter?.getAttribute("formaction") ?? form.getAttribute("action") ?? "";
+  const url = new URL(action, document.baseURI);
+  if (!form.matches("[data-referral-form]") || url.origin !== location.origin) {
     return;
   }
   event.preventDefault();
@@ -9,8 +11,9 @@ document.addEventListener("submit", async (event) => {
   const button = form.querySelector("[type=submit]");
   button.disabled = true;
   try {
-    const response = await fetch(form.action, {
+    const response = await fetch(url, {
       method: "POST",
+      mode: "same-origin", // so that no HTML of another site is shown, also after a redirect
       body: new FormData(form),
       headers: { Accept: "application/json" },
     });

@@ -1,19 +1,25 @@
 """The example shop in a real browser: what only scripts do."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flask import Flask, redirect, request
+from flask.typing import ResponseReturnValue
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import staleness_of, visibility_of_element_located
 from selenium.webdriver.support.wait import WebDriverWait
+from werkzeug.serving import make_server
 
+import flask_referrals
 from tests.databases import unavailable
 from tests.host import BROWSER
 from tests.shop import open_shop
+from tests.site.test_redirects import QuietHandler
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +83,54 @@ def test_form_says_so_when_the_login_has_expired(browser: webdriver.Chrome, shop
     browser.find_element(By.CSS_SELECTOR, "[data-referral-form] [type=submit]").click()
     result = browser.find_element(By.CSS_SELECTOR, ".referral-result")
     WebDriverWait(browser, 10).until(lambda _: "logged in" in result.text)
+
+
+@pytest.fixture
+def two_origins() -> Iterator[tuple[str, str]]:
+    """A site with forms whose answer is another site's, and that other site."""
+    app = Flask("site", static_folder=str(Path(flask_referrals.__file__).parent / "static"))
+
+    @app.get("/<action>")
+    def page(action: str) -> str:
+        actions = {"link": f"{evil}/link", "hop": "/hop"}
+        return (
+            f'<form method=post action="{actions.get(action, "")}" data-referral-form><button type=submit>Get a link</button>'
+            '<div class=referral-result></div></form><script type=module src="/static/referrals.js"></script>'
+        )
+
+    @app.post("/hop")
+    def hop() -> ResponseReturnValue:
+        return redirect(f"{evil}/link", 307)
+
+    @app.post("/link")
+    def link() -> ResponseReturnValue:
+        html = "<img src=x onerror='localStorage.ran = location.origin'>"
+        return {"html": html}, {"Access-Control-Allow-Origin": request.headers["Origin"]}
+
+    servers = [make_server("127.0.0.1", 0, app, threaded=True, request_handler=QuietHandler) for _ in range(2)]
+    threads = [threading.Thread(target=server.serve_forever) for server in servers]
+    site, evil = (f"http://127.0.0.1:{server.port}" for server in servers)
+    for thread in threads:
+        thread.start()
+    try:
+        yield site, evil
+    finally:
+        for server, thread in zip(servers, threads, strict=True):
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+@pytest.mark.parametrize("action", ["link", "hop"])
+def test_answer_of_another_origin_is_never_shown_on_the_page(
+    browser: webdriver.Chrome, two_origins: tuple[str, str], action: str
+) -> None:
+    site, evil = two_origins
+    browser.get(f"{site}/{action}")
+    browser.find_element(By.CSS_SELECTOR, "[type=submit]").click()
+    WebDriverWait(browser, 10).until(lambda _: browser.current_url == f"{evil}/link")
+    browser.get(f"{site}/{action}")
+    assert browser.execute_script("return localStorage.ran") is None
 
 
 def test_browsers_prefetch_does_not_eat_the_click(browser: webdriver.Chrome, shop: str, tmp_path: Path) -> None:
