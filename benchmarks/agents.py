@@ -6,8 +6,9 @@ projects than crawler-user-agents, the list that the module uses. By hand::
 
     pip download --no-deps device-detector==6.5.1
     pip download --no-deps --no-binary crawlerdetect crawlerdetect==0.4.2
-    pip download --no-deps fake-useragent==2.2.0
-    npm pack user-agents@2.1.198 top-user-agents@2.1.138 woothee@1.11.1
+    pip download --no-deps fake-useragent==2.2.0 forge-useragent==3.0.1
+    npm pack user-agents@2.1.108 user-agents@2.1.198 top-user-agents@2.1.138 woothee@1.11.1
+    npm pack @ulixee/real-user-agents@2.0.0-alpha.34
 
 With ``--missed`` it prints every agent that was judged wrongly.
 
@@ -31,8 +32,18 @@ from pathlib import Path
 
 from flask_referrals.web import agents
 
-PIP = (["device-detector==6.5.1"], ["--no-binary=crawlerdetect", "crawlerdetect==0.4.2"], ["fake-useragent==2.2.0"])
-NPM = ["user-agents@2.1.198", "top-user-agents@2.1.138", "woothee@1.11.1"]
+PIP = (
+    ["device-detector==6.5.1"],
+    ["--no-binary=crawlerdetect", "crawlerdetect==0.4.2"],
+    ["fake-useragent==2.2.0", "forge-useragent==3.0.1"],
+)
+NPM = [
+    "user-agents@2.1.108",
+    "user-agents@2.1.198",
+    "top-user-agents@2.1.138",
+    "woothee@1.11.1",
+    "@ulixee/real-user-agents@2.0.0-alpha.34",
+]
 
 
 class Agents(t.NamedTuple):
@@ -105,8 +116,15 @@ def published(folder: Path) -> list[Agents]:
     programs = [agent for agent, kind in clients if kind not in seen and agent not in set(pages)]
     crawlerdetect = "crawlerdetect-*.d/*/tests/fixtures/user_agent/"
     top = json.loads("".join(lines(folder, "top-user-agents-*.d/package/src/index.json")))
-    real = json.loads("".join(lines(folder, "user-agents-*.d/package/dist/user-agents.json")))
-    fake = lines(folder, "fake_useragent-*.d/fake_useragent/data/browsers.jsonl")
+    real = {
+        version: json.loads("".join(lines(folder, f"user-agents-{version}.tgz.d/package/dist/user-agents.json")))
+        for version in ("2.1.108", "2.1.198")
+    }
+    fake = {
+        name: lines(folder, f"{name}_useragent-*.d/fake_useragent/data/browsers.jsonl") for name in ("fake", "forge")
+    }
+    browsers = "ulixee-real-user-agents-*.d/package/data/external-raw/browserstack/userAgents.json"
+    tested = json.loads("".join(lines(folder, browsers)))
     return [
         Agents("device-detector 6.5.1, bots", True, [agent for agent, kind in clients if kind == "bot"]),
         Agents("crawlerdetect 0.4.2, crawlers", True, lines(folder, crawlerdetect + "crawlers.txt")),
@@ -114,8 +132,11 @@ def published(folder: Path) -> list[Agents]:
         Agents("device-detector 6.5.1, browsers", False, [agent for agent, kind in clients if kind == "browser"]),
         Agents("device-detector 6.5.1, pages in apps", False, pages),
         Agents("crawlerdetect 0.4.2, devices", False, lines(folder, crawlerdetect + "devices.txt")),
-        Agents("user-agents 2.1.198", False, [entry["userAgent"] for entry in real]),
-        Agents("fake-useragent 2.2.0", False, [json.loads(line)["useragent"] for line in fake]),
+        Agents("user-agents 2.1.108", False, [entry["userAgent"] for entry in real["2.1.108"]]),
+        Agents("user-agents 2.1.198", False, [entry["userAgent"] for entry in real["2.1.198"]]),
+        Agents("forge-useragent 3.0.1", False, [json.loads(line)["useragent"] for line in fake["forge"]]),
+        Agents("real-user-agents 2.0.0-alpha.34", False, [entry["string"] for entry in tested]),
+        Agents("fake-useragent 2.2.0", False, [json.loads(line)["useragent"] for line in fake["fake"]]),
         Agents("top-user-agents 2.1.138", False, top),
         Agents("woothee 1.11.1, phones and desktops", False, [agent for agent, kind in old if kind != "crawler"]),
         Agents("device-detector 6.5.1, other programs", None, programs),

@@ -12,15 +12,16 @@ _PROGRAM = re.compile(
     r"""
     # Looks where a link leads: the programs of Microsoft Office.
     ms-?office | microsoft\ office
-    # Does not name a browser. Werkzeug is Flask's test client, with which hosts test their own pages.
-    | ^(?!.*(?:mozilla|opera|android|iphone|midp|docomo|browser|hbbtv|werkzeug/))
-    # Gives an address for complaints.
-    | https?: | www\. | @[a-z]
+    # Does not name a browser, device or app of people. Werkzeug is Flask's test client, with which hosts test pages.
+    | ^(?!.*(?:mozilla|opera|safari|webkit|firefox|chrom|browser|hbbtv|android|ip(?:hone|ad|od)|cfnetwork|midp|docomo
+         |fban/|werkzeug/))
+    # Gives an address for complaints. After the @ of a locale, as in th_TH@calendar=gregorian, comes no domain.
+    | https?: | www\. | @[a-z0-9.-]+\.[a-z]{2}
     # Claims to be compatible with a browser; of those still in use, only these two really were.
     | \(compatible[;)](?!\ (?:msie|konqueror)) | khtml,\ like\ gecko;
     # Says what it does. There are phones named CUBOT and "B BOT 550".
-    | (?<!cu)bot(?:[^a-z]*$|[/;,)-]) | crawl | spider | scrap | scan | check | monitor | preview | fetch
-    | headless | proxy[/)]
+    | (?<!cu)bot(?:[^a-z]*$|[/;,)-]) | proxy[/)] | headless
+    | (?:crawl|spider|scrap(?:e|per|y)?|scan(?:ner)?|check|monitor|preview|fetch)(?:ers?|ing|s)?(?![a-z0-9])
     """,
     re.IGNORECASE | re.VERBOSE,
 )

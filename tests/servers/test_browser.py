@@ -94,7 +94,8 @@ def two_origins() -> Iterator[tuple[str, str]]:
     def page(action: str) -> str:
         actions = {"link": f"{evil}/link", "hop": "/hop"}
         return (
-            f'<form method=post action="{actions.get(action, "")}" data-referral-form><button type=submit>Get a link</button>'
+            f'<form method=post action="{actions.get(action)}" data-referral-form>'
+            "<button type=submit>Get a link</button>"
             '<div class=referral-result></div></form><script type=module src="/static/referrals.js"></script>'
         )
 

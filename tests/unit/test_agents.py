@@ -65,6 +65,27 @@ def test_newcomer_on_no_list_is_known_by_what_it_says(says: str) -> None:
     assert is_bot(f"{BROWSER} {says}")
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        "FBLC/th_TH@calendar=gregorian",
+        "en_US@currency=EUR;numbers=latn",
+        "teashop-checkout/3.2",
+        "CHECK24/2025.11",
+        "Fetchly/2",
+        "Scandinavia/1",
+        "Previewed/1.0",
+        "BOTIM/3.1",
+    ],
+)
+def test_name_that_only_begins_like_a_word_of_programs_is_a_persons(says: str) -> None:
+    assert not is_bot(f"{BROWSER} {says}")
+
+
+def test_app_of_facebook_on_android_names_no_browser() -> None:
+    assert not is_bot("[FBAN/FB4A;FBAV/492.0.0.66.70;FBPN/com.facebook.katana;FBLC/en_GB;FBDV/SM-A326B;FBSV/13;]")
+
+
 @pytest.mark.parametrize("agent", ["", " ", "-", "Newcomer/1.0", "Mozilla/5.0 (compatible)"])
 def test_agent_that_names_no_browser_is_no_person(agent: str) -> None:
     assert is_bot(agent)
