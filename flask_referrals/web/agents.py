@@ -21,7 +21,8 @@ _PROGRAM = re.compile(
     | \(compatible[;)](?!\ (?:msie|konqueror)) | khtml,\ like\ gecko;
     # Says what it does. There are phones named CUBOT and "B BOT 550".
     | (?<!cu)bot(?:[^a-z]*$|[/;,)-]) | proxy[/)] | headless
-    | (?:crawl|spider|scrap(?:e|per|y)?|scan(?:ner)?|check|monitor|preview|fetch)(?:ers?|ing|s)?(?![a-z0-9])
+    | (?:crawl|spider|scrap(?:e|per|y)?|scan(?:ner)?|check|monitor|preview|fetch|extractor|downloader|tester)
+      (?:ers?|ing|s)?(?![a-z0-9])
     """,
     re.IGNORECASE | re.VERBOSE,
 )

@@ -57,6 +57,7 @@ def test_crawler_or_previewer_is_none(agent: str) -> None:
         "Newmonitor",
         "Newpreview",
         "Newfetcher",
+        "Newdownloader",
         "NewHeadless",
         "Newproxy/1.0",
     ],
