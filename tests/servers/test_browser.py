@@ -1,6 +1,5 @@
 """The example shop in a real browser: what only scripts do."""
 
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,35 +15,17 @@ from selenium.webdriver.support.wait import WebDriverWait
 from werkzeug.serving import make_server
 
 import flask_referrals
-from tests.databases import unavailable
-from tests.host import BROWSER
+from tests.servers.chromium import open_browser
 from tests.shop import open_shop
 from tests.site.test_redirects import QuietHandler
 
 pytestmark = pytest.mark.slow
 
-_OPTIONS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --disable-dev-shm-usage --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync --window-size=1280,1000"
-)
-
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    driver = shutil.which("chromedriver")
-    if driver is None:
-        unavailable("There is no chromedriver: install Debian's chromium and chromium-driver.")
-    options = webdriver.ChromeOptions()
-    for argument in _OPTIONS.split():
-        options.add_argument(argument)
-    options.add_argument(f"--user-agent={BROWSER}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-    try:
+    with open_browser(tmp_path) as browser:
         yield browser
-    finally:
-        browser.quit()
 
 
 @pytest.fixture
