@@ -4,10 +4,11 @@
 
     python -m tests.fuzz.http --requests 200000 --database postgresql
 
-Hypothesis makes up the raw values of a WSGI request to a link, to the form that makes one, or to a page with a code in
-its query: method, path, query, headers, cookies and body. Half of them go to a site that has the settings which keep
-most of a request. A request is at fault when it is answered with 500, when a header of the answer is more than a
-line, or when anything at all is logged as an error.
+Hypothesis makes up the raw values of a WSGI request to a link, to the form that makes one, to a form in which a code is
+typed, or to a page with a code in its query: method, path, query, headers, cookies and body. Codes come in the wrong
+case, with punctuation around them, and as parts of whole links. Half of the requests go to a site that has the settings
+which keep most of a request. A request is at fault when it is answered with 500 or takes a second, when a header of the
+answer is more than a line, or when anything at all is logged as an error.
 """
 
 import argparse
@@ -25,19 +26,24 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from flask import render_template_string
+from flask import render_template_string, request
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import create_environ, run_wsgi_app
 
-from flask_referrals import Referral
+from flask_referrals import InvalidValueError, Referral, TooManyGuessesError
 from tests.databases import NAMES, new_database
 from tests.faults.statements import forget_durability
 from tests.host import BROWSER, Host, make_host
 
 #: So many requests are made up with one seed: the longer Hypothesis goes on, the slower it gets.
 BATCH = 1000
+
+#: How many seconds of the processor a request may take.
+LONGEST = 1.0
 
 #: Settings that keep all they can of a request, and look at all of it.
 EVERYTHING: dict[str, Any] = {
@@ -51,6 +57,7 @@ EVERYTHING: dict[str, Any] = {
     "REFERRALS_COOKIE": "visitor",
     "REFERRALS_RESPECT_GPC": True,
     "REFERRALS_LINK_LIMIT": None,
+    "REFERRALS_GUESS_LIMIT": None,
 }
 
 # Bytes of a request are latin-1 texts in WSGI. No server lets a line break through.
@@ -75,8 +82,20 @@ ADDRESSES = (
     "fe80::1%\0<b>",
     "",
     "1.2.3.4:80",
+    "203.0.113.9:17085",
+    "203.0.113.9:",
+    "203.0.113.9:99999999",
+    ":443",
     "unknown",
+    "unix:",
+    "_hidden",
     "[::1]",
+    "[2001:db8::1]:443",
+    "[2001:db8::1",
+    "2001:db8::1]:443",
+    "[fe80::1%eth0]:443",
+    "[192.0.2.7]:80",
+    "192.0.2.7, 203.0.113.9:80",
     "0x7f.1",
     "1" * 500,
 )
@@ -102,6 +121,8 @@ URLS = (
     "http://\xe2\x84\xa1.shop.example/",
     "https://shop.example\xff/",
     "/\xed\xa0\x80",
+    "android-app://com.example.chat/",
+    "ios-app://1234/chat",
 )
 AGENTS = (
     BROWSER,
@@ -110,6 +131,7 @@ AGENTS = (
     "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
     "\xf0\x9f\xa4\x96" * 100,
     BROWSER + " \x1b[31m\x85\xe2\x80\xa8",
+    "Mozilla/4.0 (compatible; ms-office; MSOffice 16)",
 )
 
 HEADERS = {
@@ -117,19 +139,35 @@ HEADERS = {
     "HTTP_REFERER": URLS,
     "HTTP_ORIGIN": ("http://localhost", "null", "http://evil.example", "http://[", ""),
     "HTTP_SEC_FETCH_SITE": ("same-origin", "none", "cross-site", "same-site"),
-    "HTTP_SEC_FETCH_DEST": ("document", "image", "empty"),
+    "HTTP_SEC_FETCH_DEST": ("document", "image", "empty", "iframe", "DOCUMENT", "document;q=1", "document, image", ""),
+    "HTTP_SEC_FETCH_MODE": ("navigate", "no-cors", "cors", "same-origin", "websocket", "NAVIGATE", "navigate;a", ""),
+    "HTTP_SEC_FETCH_USER": ("?1", "?0", "1", ""),
     "HTTP_SEC_PURPOSE": ("prefetch", "prefetch;prerender"),
+    "HTTP_PURPOSE": ("prefetch", "preview"),
+    "HTTP_UPGRADE": ("websocket", "WebSocket, h2c", "h2c"),
+    "HTTP_UPGRADE_INSECURE_REQUESTS": ("1",),
+    "SCRIPT_NAME": ("/shop", "/shop/", "//evil.example", "/s\xc3\xa9", "/\xff", "shop", "/%2f"),
+    "HTTP_X_FORWARDED_PREFIX": ("/shop", "//evil.example", "/shop,/tea", "\xff"),
     "HTTP_SEC_GPC": ("1", "0"),
     "HTTP_X_FORWARDED_FOR": ADDRESSES,
     "HTTP_X_EDGE_ADDRESS": ADDRESSES,
     "HTTP_ACCEPT": (
         "text/html",
+        "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8",
+        "image/avif,image/webp,*/*;q=0.8",
+        "text/css,*/*;q=0.1",
+        "TEXT/*;level=1",
+        "text/event-stream",
+        "",
         "application/json",
         "*/*",
         "text/html;q=abc",
         "text/html;q=1e999,*/*;q=-1",
         ";;,,=",
         "a/b" * 500,
+        "text/html;q=0.1," * 5000,
+        ";" * 70_000,
+        "a/b;c=" * 10_000,
     ),
     "HTTP_HOST": ("localhost", "LOCALHOST:80", "evil.example", "local host", "[", "a:b:c", ""),
     "REMOTE_ADDR": ADDRESSES,
@@ -240,7 +278,9 @@ class Sites:
         self.errors = Errors()
         self.hosts = [make_host(url, PROPAGATE_EXCEPTIONS=False, **options) for options in ({}, EVERYTHING)]
         self.hosts[1].referrals.client_ip(lambda request: request.headers.get("X-Edge-Address") or request.remote_addr)
+        self.hosts[1].app.wsgi_app = ProxyFix(self.hosts[1].app.wsgi_app, x_prefix=1)  # type: ignore[method-assign]
         for host in self.hosts:
+            host.app.add_url_rule("/typed", view_func=attach, methods=["POST"])
             with host.app.app_context():
                 forget_durability(host.db.engine)
                 host.db.create_all()
@@ -272,13 +312,17 @@ class Sites:
             environ["wsgi.input_terminated"] = True
         else:
             environ.setdefault("CONTENT_LENGTH", str(len(sent.body)))
+        started = time.thread_time()  # other programs do not count
         # The test client would send nothing as raw as this.
         body, status, headers = run_wsgi_app(self.hosts[sent.site].app, environ, buffered=True)
         list(body)
+        seconds = time.thread_time() - started
         code = int(status.split()[0])
         outcome = Outcome(Counter([code]))
         if code == 500:
             outcome.faults["500"].append(sent)
+        if seconds > LONGEST:
+            outcome.faults["slow"].append(sent)
         for name, value in headers:
             if not value.isprintable():
                 outcome.faults[f"the header {name}"].append(sent)
@@ -311,6 +355,17 @@ class Sites:
         return outcome
 
 
+def attach() -> tuple[str, int]:
+    """Answer the form in which a code is typed."""
+    try:
+        response = Referral.attach(request.form.get("code", ""))
+    except InvalidValueError as error:
+        return str(error), 400
+    except TooManyGuessesError as error:
+        return str(error), 429
+    return "" if response is None else response.referral.code, 200
+
+
 def _cookies(host: Host) -> list[str]:
     """Return the Cookie headers of a visitor, of Mia, and of Mia with what she did before."""
     visitor, mia = host.client(), host.client()
@@ -326,18 +381,23 @@ def _cookies(host: Host) -> list[str]:
 def _requests(draw: st.DrawFn, cookies: list[str], token: str) -> Sent:
     environ = dict(draw(_headers))
     environ.setdefault("HTTP_USER_AGENT", BROWSER)
-    is_form = draw(st.booleans())
+    paths = draw(st.sampled_from([_link_paths] * 4 + [_form_paths] * 4 + [_typed_paths]))
+    is_form = paths is not _link_paths
     environ["REQUEST_METHOD"] = draw(st.sampled_from(["POST" if is_form else "GET"] * 40 + [*METHODS]))
-    environ["PATH_INFO"] = draw(_form_paths if is_form else _link_paths)
+    environ["PATH_INFO"] = draw(paths)
     environ["QUERY_STRING"] = draw(_queries)
     cookie = draw(st.none() | _cookie(cookies))
-    if is_form and draw(st.integers(0, 9)):
+    if paths is _form_paths and draw(st.integers(0, 9)):
         cookie = draw(st.sampled_from(cookies[1:]))
         for name in ("HTTP_ORIGIN", "HTTP_SEC_FETCH_SITE"):  # else hardly any gets as far as its body
             environ.pop(name, None)
     if cookie is not None:
         environ["HTTP_COOKIE"] = cookie
-    content_type, body = draw(_bodies(token)) if is_form or not draw(st.integers(0, 9)) else ("", b"")
+    content_type, body = "", b""
+    if paths is _typed_paths and draw(st.integers(0, 9)):
+        content_type, body = TYPES[1], f"code={quote(draw(_typed), encoding='latin-1')}".encode()
+    elif is_form or not draw(st.integers(0, 9)):
+        content_type, body = draw(_bodies(token))
     if content_type:
         environ["CONTENT_TYPE"] = content_type
     return Sent(draw(st.integers(0, 1)), environ, body)
@@ -350,9 +410,23 @@ def _mostly(values: tuple[str, ...]) -> st.SearchStrategy[str]:
 _headers = st.lists(
     st.one_of([st.tuples(st.just(name), _mostly(values)) for name, values in HEADERS.items()]), max_size=6
 )
+# A code as it arrives: of another case, and with what programs and people put around it.
+_spelled = st.sampled_from([spelled for code in CODES for spelled in (code, code, code, code.upper(), code.title())])
+_before = st.sampled_from(
+    ["", "", "(", "<", " ", "_", "@", ".", "%20", "\xe2\x80\x9c", "\xe2\x80\x8b", "http://", "ref="]
+)
+_after = st.sampled_from(
+    [
+        *("", "", ".", ")", ",", "!", ">", "...", "_", "*", "%20", "%", "%ff", "\xe2\x80\xa6", "\xe2\x80\x8b", "\xff"),
+        *("&utm_source=x", "&amp;ref=mias", "?utm_source=x", "?ref=mias", "/?a", "#b", " and text", "\r\nand text"),
+        *(").", "." * 3000, "_" * 3000, " " * 3000, ".a" * 1000, "/" * 3000),
+    ]
+)
+_glued = st.builds("{}{}{}".format, _before, _spelled, _after)
 _codes = st.one_of(
     st.sampled_from(CODES),
     st.sampled_from(CODES),
+    _glued,
     st.from_regex(r"[A-Za-z0-9_-]{1,70}", fullmatch=True),
     st.sampled_from(
         ["", "%00", "\0", "good\0", "a%2Fb", "..", "static/referrals.js", "GOOD", "go\xc3\xb6d", "x" * 64, "x" * 65]
@@ -361,15 +435,30 @@ _codes = st.one_of(
 )
 _link_paths = st.one_of(
     st.builds("/referrals/{}{}".format, _codes, st.sampled_from(["", "", "/", "//"])),
-    st.sampled_from(["/", "/referrals", "/referrals/", "//referrals/good"]),
+    st.sampled_from(["/", "/", "/referrals", "/referrals/", "//referrals/good"]),
 )
 _form_paths = st.sampled_from(["/referrals/", "/referrals"])
+_typed_paths = st.just("/typed")
+_links = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["http://localhost", "https://shop.example", "//shop.example", "shop.example", "HTTP://[", "a:b"]),
+    st.sampled_from(["/referrals/", "/referrals//", "/r/", "/tea?ref=", "/tea?a=b&ref=", "/?r=x&amp;ref=", "?ref="]),
+    _glued,
+    st.sampled_from(["", "", "/", "?utm_source=x", "&utm_source=x", " https://shop.example/"]),
+)
+_typed = st.one_of(_glued, _glued, _links, _links, _codes)
 _arguments = st.tuples(
-    st.sampled_from(["redirect_to", "ref", "r", "utm_source", "sub", "a", "", "\xff", "%00"]),
-    st.one_of(st.sampled_from(URLS), st.sampled_from(CODES), JUNK),
+    st.sampled_from(["redirect_to", "ref", "ref", "r", "amp;ref", "REF", "utm_source", "sub", "a", "", "\xff", "%00"]),
+    st.one_of(st.sampled_from(URLS), _glued, _links.map(lambda link: quote(link, encoding="latin-1")), JUNK),
 )
 _queries = st.one_of(
-    st.just(""), st.lists(_arguments, max_size=4).map(lambda pairs: "&".join("=".join(pair) for pair in pairs)), JUNK
+    st.just(""),
+    st.builds(
+        lambda pairs, joint: joint.join("=".join(pair) for pair in pairs),
+        st.lists(_arguments, max_size=6),
+        st.sampled_from(["&", "&", "&", "&amp;", ";", "?"]),
+    ),
+    JUNK,
 )
 
 
