@@ -7,13 +7,15 @@
 Each is sent over a socket to ``/referrals/<code>?redirect_to=`` of a site; two of a hundred are stored as links of
 their own, which are then followed. What comes back is judged by a parser of the WHATWG standard against a list of hosts
 that is written down a second time: a browser must not leave them, nor go from https to http, and the header must be,
-byte by byte, what ``safe_location`` says. After every fifth comes one by a grammar of targets that must be taken.
+byte by byte, what ``safe_location`` says. After every fifth comes one by a grammar of targets that must be taken. A
+third of the links are those of a site that is mounted under a path, where a target that is a path is put under it.
 
 The link that takes the queries has expired, so that a click costs one SELECT and no row.
 """
 
 import argparse
 import random
+import re
 import socket
 import string
 import sys
@@ -43,6 +45,8 @@ from tests.unit.test_redirects import ALLOWED_ORIGIN, HOSTS, LISTED, OWN_HOST, P
 
 SEEDS = [*TAKEN, *REFUSED, *SURROGATES]
 STORED = "/welcome"
+#: Where the site is mounted for some of its visitors.
+MOUNT_PATH = "/shop"
 #: How long a check may take, in ms.
 LONGEST_CHECK = 5
 
@@ -289,12 +293,14 @@ class Trial(t.NamedTuple):
     :param secure: whether the link is followed by https.
     :param is_good: whether it was made to be taken.
     :param path: where it is sent to; ``None`` when no link to it could be made.
+    :param root: where the site is mounted.
     """
 
     target: str
     secure: bool
     is_good: bool
     path: str | None
+    root: str
 
 
 class Answer(t.NamedTuple):
@@ -321,7 +327,8 @@ class Wire:
     def send(self, trial: Trial) -> Answer:
         """Send a target, and return the answer."""
         proto = "https" if trial.secure else "http"
-        head = f"Host: {OWN_HOST}\r\nUser-Agent: {BROWSER}\r\nX-Forwarded-Proto: {proto}\r\n\r\n"
+        head = f"Host: {OWN_HOST}\r\nUser-Agent: {BROWSER}\r\nX-Forwarded-Proto: {proto}\r\n"
+        head += f"X-Forwarded-Prefix: {trial.root}\r\n\r\n" if trial.root else "\r\n"
         try:
             if self._socket is None:
                 self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=30)
@@ -448,12 +455,12 @@ class Site:
     def trial(self, maker: Maker, target: str, is_good: bool) -> Trial:
         """Prepare to send a target: in the query of the link, or, two of a hundred, as a link of its own."""
         chance = maker.random
-        secure = chance.random() < 0.5
+        secure, root = chance.random() < 0.5, MOUNT_PATH if chance.random() < 0.33 else ""
         if chance.random() < 0.02:
-            return Trial(target, secure, is_good, self._new_link(target, secure))
+            return Trial(target, secure, is_good, self._new_link(target, secure), root)
         query = quote(target, safe="") if is_good else maker.as_query(target)
         received = unquote_plus(query, errors="werkzeug.url_quote")
-        return Trial(received, secure, is_good, f"/referrals/{self.code}?redirect_to={query}")
+        return Trial(received, secure, is_good, f"/referrals/{self.code}?redirect_to={query}", root)
 
     def _new_link(self, target: str, secure: bool) -> str | None:
         with self.host.app.test_request_context(base_url=page(secure)):
@@ -470,7 +477,7 @@ def listening(folder: Path) -> Iterator[Site]:
     :param folder: where its database is to be.
     """
     host = make_host(f"sqlite:///{folder / 'targets.db'}", with_login=False, REFERRALS_ALLOWED_REDIRECT_HOSTS=LISTED)
-    host.app.wsgi_app = ProxyFix(host.app.wsgi_app, x_for=0, x_proto=1)  # type: ignore[method-assign]
+    host.app.wsgi_app = ProxyFix(host.app.wsgi_app, x_for=0, x_proto=1, x_prefix=1)  # type: ignore[method-assign]
     with host.app.app_context():
         # Thousands of commits: none waits for the disk.
         event.listen(host.db.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
@@ -488,6 +495,12 @@ def listening(folder: Path) -> Iterator[Site]:
         server.server_close()
         with host.app.app_context():
             host.db.engine.dispose()
+
+
+def under_root(location: str, root: str) -> str:
+    """Return where a header leads if the site is mounted: a path that does not name the mount path is put under it."""
+    is_inside = re.match(rf"{root}(?![^/?#])", location) is not None
+    return root + location if location.startswith("/") and not is_inside else location
 
 
 def judge(tally: Tally, trial: Trial, answer: Answer | None) -> None:
@@ -513,11 +526,12 @@ def judge(tally: Tally, trial: Trial, answer: Answer | None) -> None:
         tally.fault("errors" if answer.status else "broken", target, secure, answer)
         return
     (location,) = answer.locations
-    if location != (expected or STORED):
+    if location != under_root(expected or STORED, trial.root):
         tally.fault("changed", target, secure, expected, location)
     for kind in wrong_with(location, secure=secure):
         tally.fault(kind, target, secure, location)
-    if expected is not None and destination(target, secure=secure) != destination(location, secure=secure):
+    wanted = under_root(target, trial.root)
+    if expected is not None and destination(wanted, secure=secure) != destination(location, secure=secure):
         tally.fault("strayed", target, secure, location)
 
 
