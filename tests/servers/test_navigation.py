@@ -76,7 +76,6 @@ EMBEDDED = {
     "xhr": "<script>x = new XMLHttpRequest(); x.open('GET', '{url}'); x.send()</script>",
     "event-source": "<script>e = new EventSource('{url}'); e.onerror = () => e.close()</script>",
     "web-socket": "<script>new WebSocket('{url}'.replace('http', 'ws'))</script>",
-    "object-image": "<object type=image/png data='{url}'></object>",
 }
 
 #: The same, if page and link have one origin.
@@ -89,6 +88,7 @@ EMBEDDED_BY_SITE = {
 
 #: The same, on HTTPS.
 EMBEDDED_ON_HTTPS = {
+    "object-image": "<object type=image/png data='{url}'></object>",
     "worklet": "<script>CSS.paintWorklet.addModule('{url}').catch(() => 0)</script>",
     "audio-worklet": "<script>new AudioContext().audioWorklet.addModule('{url}').catch(() => 0)</script>",
     "fetch-later": "<script>fetchLater('{url}', {{activateAfter: 0, mode: 'no-cors'}})</script>",
@@ -180,7 +180,7 @@ class Site:
     """The site and the forum.
 
     :param pages: what is on a path, under both names.
-    :param requests: the code that each request asks for, and its purpose.
+    :param requests: the code that each answered request asked for, and its purpose.
     """
 
     def __init__(self, scheme: str, host: Host, ssl_context: Any) -> None:
@@ -198,17 +198,16 @@ class Site:
         """Answer a request, as a WSGI app."""
         request = Request(environ)
         leads_to = request.query_string.decode()
-        app: Any = self.host.app
         if request.path == "/redirect":
-            app = Response(status=303, headers={"Location": leads_to})
-        elif request.path == "/refresh":
-            app = Response("", headers={"Refresh": f"0; url={leads_to}"})
-        elif request.path in self.pages:
-            app = self.pages[request.path]
-        else:
-            found = re.search(r"(?:/referrals/|[?&]ref=)([\w-]+)", request.full_path)
-            self.requests.append((found[1] if found else "", request.headers.get("Sec-Purpose", "")))
-        return app(environ, start_response)
+            return Response(status=303, headers={"Location": leads_to})(environ, start_response)
+        if request.path == "/refresh":
+            return Response("", headers={"Refresh": f"0; url={leads_to}"})(environ, start_response)
+        if request.path in self.pages:
+            return self.pages[request.path](environ, start_response)
+        body = self.host.app(environ, start_response)
+        found = re.search(r"(?:/referrals/|[?&]ref=)([\w-]+)", request.full_path)
+        self.requests.append((found[1] if found else "", request.headers.get("Sec-Purpose", "")))
+        return body
 
     def show(self, path: str, html: str, mimetype: str = "text/html") -> None:
         """Put a page on a path."""
