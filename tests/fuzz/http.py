@@ -381,7 +381,7 @@ def _cookies(host: Host) -> list[str]:
 def _requests(draw: st.DrawFn, cookies: list[str], token: str) -> Sent:
     environ = dict(draw(_headers))
     environ.setdefault("HTTP_USER_AGENT", BROWSER)
-    paths = draw(st.sampled_from([_link_paths] * 4 + [_form_paths] * 4 + [_typed_paths]))
+    paths = draw(st.sampled_from([_link_paths] * 4 + [_form_paths] * 3 + [_typed_paths] * 2))
     is_form = paths is not _link_paths
     environ["REQUEST_METHOD"] = draw(st.sampled_from(["POST" if is_form else "GET"] * 40 + [*METHODS]))
     environ["PATH_INFO"] = draw(paths)
@@ -408,7 +408,7 @@ def _mostly(values: tuple[str, ...]) -> st.SearchStrategy[str]:
 
 
 _headers = st.lists(
-    st.one_of([st.tuples(st.just(name), _mostly(values)) for name, values in HEADERS.items()]), max_size=6
+    st.one_of([st.tuples(st.just(name), _mostly(values)) for name, values in HEADERS.items()]), max_size=10
 )
 # A code as it arrives: of another case, and with what programs and people put around it.
 _spelled = st.sampled_from([spelled for code in CODES for spelled in (code, code, code, code.upper(), code.title())])
