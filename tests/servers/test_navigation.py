@@ -375,6 +375,17 @@ def test_click_through_a_service_worker_counts(site: Site, browser: webdriver.Ch
 
 
 @pytest.mark.parametrize("scheme", ["https"], indirect=True)
+def test_download_is_no_click(site: Site, browser: webdriver.Chrome) -> None:
+    for number, way_in in enumerate(WAYS_IN):
+        url = site.new_link(way_in, f"download-{number}")
+        site.show("/page", f"<!doctype html><link rel=icon href='data:,'><a id=go download href='{url}'>go</a>")
+        browser.get(f"{site.url}/page")
+        browser.find_element(By.ID, "go").click()
+        site.wait_for([f"download-{number}"])
+    assert site.clicks() == Counter()
+
+
+@pytest.mark.parametrize("scheme", ["https"], indirect=True)
 @pytest.mark.parametrize("worker", SERVICE_WORKERS)
 def test_nothing_embedded_through_a_service_worker_counts(site: Site, browser: webdriver.Chrome, worker: str) -> None:
     """The site's own frames are left out: their requests are those of a navigation, header by header."""
