@@ -1,4 +1,4 @@
-"""What Chromium sends to a link: each navigation of a person counts once, and nothing that a page embeds counts.
+"""Requests of Chromium for a link: each navigation counts once, and nothing that a page embeds counts.
 
 A site and a forum are two names of one server. Neither is ``localhost``, so that on plain HTTP Chromium sends no Fetch
 Metadata, as it does to other sites.
@@ -39,8 +39,8 @@ _PATIENCE = 20
 #: Both ways in: the link itself, and a page with a code in its query.
 WAYS_IN = ("/referrals/{}", "/tea?ref={}")
 
-#: What a page can hold that sends a GET, by a name that becomes the code. ``{action}`` and ``{inputs}`` are the same
-#: URL for a form, whose own fields replace the query.
+#: Parts of a page that send a GET. The name becomes the code. A form takes ``{action}`` and ``{inputs}`` instead of
+#: ``{url}``, because its fields replace the query.
 EMBEDDED = {
     "img": "<img src='{url}'>",
     "img-srcset": "<img srcset='{url} 1x'>",
@@ -78,7 +78,7 @@ EMBEDDED = {
     "web-socket": "<script>new WebSocket('{url}'.replace('http', 'ws'))</script>",
 }
 
-#: The same, if page and link have one origin.
+#: More of them, which need a page of the link's origin.
 EMBEDDED_BY_SITE = {
     "worker": "<script>new Worker('{url}')</script>",
     "shared-worker": "<script>new SharedWorker('{url}')</script>",
@@ -86,7 +86,7 @@ EMBEDDED_BY_SITE = {
     "fetch-same-origin": "<script>fetch('{url}', {{mode: 'same-origin'}}).catch(() => 0)</script>",
 }
 
-#: The same, on HTTPS.
+#: More of them, on HTTPS.
 EMBEDDED_ON_HTTPS = {
     "object-image": "<object type=image/png data='{url}'></object>",
     "worklet": "<script>CSS.paintWorklet.addModule('{url}').catch(() => 0)</script>",
@@ -96,7 +96,7 @@ EMBEDDED_ON_HTTPS = {
     "fetch-html": "<script>fetch('{url}', {{mode: 'no-cors', headers: {{Accept: 'text/html'}}}})</script>",
 }
 
-#: Pages in pages. On plain HTTP their requests are, header by header, those of a navigation.
+#: Pages in pages. On plain HTTP their requests have the same headers as a click.
 FRAMES = {
     "iframe": "<iframe src='{url}'></iframe>",
     "iframe-sandbox": "<iframe sandbox src='{url}'></iframe>",
@@ -110,7 +110,7 @@ FRAMES = {
     "<script>document.getElementById('get').submit()</script>",
 }
 
-#: What sends a POST.
+#: Parts of a page that send a POST.
 POSTED = {
     "beacon": "<script>navigator.sendBeacon('{url}')</script>",
     "ping": "<a id=p ping='{url}' href='#here'>text</a><script>p.click()</script>",
@@ -118,7 +118,7 @@ POSTED = {
     "<script>document.getElementById('post').submit()</script>",
 }
 
-#: What a person clicks on: the element ``go``.
+#: Pages on which a person clicks on the element ``go``.
 CLICKED = {
     "link": "<a id=go href='{url}'>go</a>",
     "link-blank": "<a id=go target=_blank href='{url}'>go</a>",
@@ -144,19 +144,19 @@ CLICKED = {
     "later": """<button id=go onclick="setTimeout(() => location.href = '{url}', 500)">go</button>""",
 }
 
-#: The same, in a frame.
+#: The same, with the element in a frame.
 CLICKED_IN_FRAME = {
     "frame-top": """<iframe srcdoc='<a id=go target=_top href="{url}">go</a>'></iframe>""",
     "frame-sandbox": """<iframe sandbox="allow-popups" srcdoc='<a id=go target=_blank href="{url}">go</a>'></iframe>""",
 }
 
-#: Pages that lead on by themselves.
-LEADING_ON = {
+#: Pages that navigate by themselves.
+NAVIGATING = {
     "refresh": "<meta http-equiv=refresh content='0; url={url}'>",
     "script": "<script>location = '{url}'</script>",
 }
 
-#: How service workers answer a navigation: what follows ``e.``, and whether they use navigation preload.
+#: How service workers answer a navigation: the statement after ``e.``.
 SERVICE_WORKERS = {
     "fetch": "respondWith(fetch(e.request))",
     "options": "respondWith(fetch(e.request, {credentials: 'include'}))",
@@ -296,7 +296,7 @@ def test_nothing_that_a_page_embeds_is_a_click(site: Site, browser: webdriver.Ch
     embed(site, browser, site.forum, way_in, ways)
     assert site.clicks() == Counter([] if is_secure else [*FRAMES])
     browser.get(site.url)
-    assert browser.get_cookies() == []  # so that whoever frames a link is not credited
+    assert browser.get_cookies() == []  # so framing a link earns no credit
 
 
 @pytest.mark.parametrize("way_in", WAYS_IN)
@@ -320,15 +320,15 @@ def embed(site: Site, browser: webdriver.Chrome, address: str, way_in: str, ways
 @pytest.mark.parametrize("way_in", WAYS_IN)
 def test_each_navigation_is_one_click(site: Site, browser: webdriver.Chrome, way_in: str) -> None:
     first = browser.current_window_handle
-    for way, html in (CLICKED | CLICKED_IN_FRAME | LEADING_ON).items():
+    for way, html in (CLICKED | CLICKED_IN_FRAME | NAVIGATING).items():
         open_page(site, browser, way_in, way, html)
         if way in CLICKED_IN_FRAME:
             browser.switch_to.frame(0)
-        if way not in LEADING_ON:
+        if way not in NAVIGATING:
             browser.find_element(By.ID, "go").click()
         site.wait_for([way])
         close_others(browser, first)
-    assert site.clicks() == Counter([*CLICKED, *CLICKED_IN_FRAME, *LEADING_ON])
+    assert site.clicks() == Counter([*CLICKED, *CLICKED_IN_FRAME, *NAVIGATING])
 
 
 @pytest.mark.parametrize("way_in", WAYS_IN)
@@ -388,7 +388,7 @@ def test_download_is_no_click(site: Site, browser: webdriver.Chrome) -> None:
 @pytest.mark.parametrize("scheme", ["https"], indirect=True)
 @pytest.mark.parametrize("worker", SERVICE_WORKERS)
 def test_nothing_embedded_through_a_service_worker_counts(site: Site, browser: webdriver.Chrome, worker: str) -> None:
-    """The site's own frames are left out: their requests are those of a navigation, header by header."""
+    """The site's own frames are left out: the worker sends their requests on with the headers of a click."""
     register(site, browser, worker)
     ways = EMBEDDED | EMBEDDED_BY_SITE | EMBEDDED_ON_HTTPS | POSTED
     for number, way_in in enumerate(WAYS_IN):
