@@ -198,7 +198,8 @@ def _begin_again(transaction: Transaction, rebuild: bool) -> None:
     if lost:
         transaction.execute(sa.insert(total), lost)
     transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=start, action=name))
-    note_purge(transaction, start)  # days before that in another time zone overlap with those since
+    if transaction.scalar(sa.select(total.c.id).where(total.c.id > 0, total.c.day < start).limit(1)) is not None:
+        note_purge(transaction, start)  # in another time zone, a day that is kept may overlap with a later one
 
 
 def _count_lost(

@@ -444,6 +444,17 @@ class TestRebuild:
             self.run(host, "rollup", "--rebuild")
             assert sums(host) == right
 
+    def test_old_responses_that_were_added_by_hand_are_counted(self, host: Host, code: str) -> None:
+        for days in (10, 20):
+            run_roll_up(host)
+            with host.app.app_context():
+                link = host.db.session.scalars(sa.select(Referral)).one()
+                host.db.session.add(ReferralResponse(referral=link, action="RESPONDED", created_at=NOON - days * DAY))
+                host.db.session.commit()
+            self.run(host, "rollup", "--rebuild")
+            assert sums(host)[str((NOON - days * DAY).date()), "RESPONDED", None] == (1, 0)
+        assert count(host, code) == 7
+
     def test_days_whose_responses_were_deleted_by_hand_keep_their_totals(self, host: Host, code: str) -> None:
         run_roll_up(host)
         right = sums(host)
