@@ -127,7 +127,7 @@ class _Batch:
         self._judge([*earlier, *(touch for touch in new if touch.ignored is None)])
         if self.state.settings.ignored == "drop":
             new = [touch for touch in new if touch.ignored in (None, "repeat")]
-        self._insert([touch for touch in new if touch.is_kept])
+        self._insert(sorted((touch for touch in new if touch.is_kept), key=lambda each: each.time))
         self._change([touch for touch in earlier if touch.is_changed])
 
     def _find_stored(self, digests: Iterable[str], is_contested: bool) -> Sequence[t.Any]:
@@ -275,15 +275,12 @@ class _Batch:
         """Store what has become of the touches that followed the new ones."""
         responses, table = self.models.responses, self.models.response_table
         is_dropping = self.state.settings.ignored == "drop"
-        for reason in {touch.reason for touch in touches}:
-            of_reason = [
-                touch.key for touch in touches if touch.reason == reason and (touch.is_kept or not is_dropping)
-            ]
-            update = sa.update(table).where(responses.id.in_(of_reason)).values({responses.ignored: reason})
-            self.transaction.execute(update)
-        superfluous = [touch.key for touch in touches if not touch.is_kept and is_dropping]
-        if superfluous:
-            self.transaction.execute(sa.delete(table).where(responses.id.in_(superfluous)))
+        for touch in touches:
+            if touch.is_kept or not is_dropping:
+                change: t.Any = sa.update(table).values({responses.ignored: touch.reason})
+            else:
+                change = sa.delete(table)
+            self.transaction.execute(change.where(responses.id == touch.key))
         self._correct_totals([touch for touch in touches if touch.reason is None and not touch.was_counted], 1)
         self._correct_totals([touch for touch in touches if touch.reason is not None and touch.was_counted], -1)
 
