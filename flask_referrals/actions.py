@@ -211,7 +211,8 @@ class _Recording:
         first = sa.select(responses.id).where(has_key)
         if is_once:  # the user may have done it as a visitor
             has_done = sa.or_(has_key, is_exactly(responses.action, self.action.name))
-            first = sa.select(responses.id).where(is_exactly(responses.user_id, self.actor.user_id), has_done)
+            is_theirs = sa.and_(is_exactly(responses.user_id, self.actor.user_id), responses.is_touch == sa.false())
+            first = sa.select(responses.id).where(is_theirs, has_done)
         first = first.order_by(responses.created_at, responses.id).limit(1)
 
         def insert() -> int | None:
@@ -296,13 +297,14 @@ def _void(transaction: Transaction, key: int, reason: str) -> ResponseColumns:
 
 
 def _void_repeats(transaction: Transaction, row: t.Any) -> None:
-    """Void the repeats of a touch: those of its actor up to the next counted touch of the same link."""
+    """Void the repeats of a touch: those of its actor up to the next one of the same link that is counted."""
     models, responses = transaction.database.models, transaction.database.models.responses
     if row.user_id is not None:
         is_theirs = is_exactly(responses.user_id, row.user_id)
     else:
         is_theirs = sa.and_(responses.session_key == row.session_key, unclaimed(responses))
     same = [is_theirs, responses.is_touch == sa.true(), responses.referral_id == row.referral_id]
+    same.append(responses.action == row.action)
     later = sa.select(sa.func.min(responses.created_at)).where(*same, responses.ignored.is_(None))
     until = transaction.scalar(later.where(responses.created_at > row.created_at))
     update = sa.update(models.response_table).values({responses.ignored: "void"})
