@@ -105,12 +105,13 @@ def is_navigation(request: Request) -> bool:
     """
     environ = request.environ
     dest, mode = environ.get("HTTP_SEC_FETCH_DEST"), environ.get("HTTP_SEC_FETCH_MODE")
+    accept = environ.get("HTTP_ACCEPT", "")[:MAX_ACCEPT]
+    asks_for_page = _PAGE_TYPE.search(accept) is not None
+    if dest == "empty":  # what a service worker sends on, with the mode "same-origin" if it adds options
+        return asks_for_page and mode in ("navigate", "same-origin")
     if dest is None and mode is None:
-        accept = environ.get("HTTP_ACCEPT", "")[:MAX_ACCEPT]
-        return not accept or _PAGE_TYPE.search(accept) is not None
-    if dest in (None, "empty"):  # a service worker sends a navigation on with the destination "empty"
-        return mode == "navigate"
-    return dest == "document" and mode in (None, "navigate")
+        return asks_for_page or not accept
+    return dest in (None, "document") and mode in (None, "navigate")
 
 
 def ignored_reason(request: Request, settings: Settings, hooks: Hooks, *, is_click: bool = True) -> str | None:

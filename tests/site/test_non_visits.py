@@ -138,6 +138,7 @@ DEST, MODE = "Sec-Fetch-Dest", "Sec-Fetch-Mode"
 NAVIGATIONS = [
     {DEST: "document", MODE: "navigate", "Sec-Fetch-User": "?1", "Accept": HTML},
     {DEST: "empty", MODE: "navigate", "Accept": HTML},
+    {DEST: "empty", MODE: "same-origin", "Accept": HTML},
     {MODE: "navigate"},
     {DEST: "document"},
     {"Accept": HTML},
@@ -150,7 +151,9 @@ NAVIGATIONS = [
 EMBEDDED = [
     *({DEST: dest, MODE: "no-cors", "Accept": "*/*"} for dest in ("image", "script", "style", "audio", "font")),
     *({DEST: dest, MODE: "navigate", "Accept": HTML} for dest in ("iframe", "frame", "object", "embed", "fencedframe")),
-    *({DEST: "empty", MODE: mode} for mode in ("cors", "no-cors", "same-origin")),
+    *({DEST: "empty", MODE: mode, "Accept": HTML} for mode in ("cors", "no-cors")),
+    {DEST: "empty", MODE: "same-origin", "Accept": "*/*"},
+    {DEST: "empty", MODE: "navigate"},  # a download
     {DEST: "document", MODE: "cors"},
     {MODE: "no-cors"},
     {"Accept": "*/*"},
