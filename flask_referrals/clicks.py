@@ -13,7 +13,7 @@ from .actions import Action, record_touch
 from .actors import current_actor, current_user, user_key
 from .credit import MAX_REPEATS, TouchQuery
 from .db.build import Models
-from .db.conditions import is_active, made_by_each, own_reason
+from .db.conditions import is_active, made_by, made_by_each, own_reason
 from .db.responses import Choice, Stored, find_response, insert_response, new_row
 from .db.tables import ResponseColumns
 from .db.transactions import (
@@ -69,23 +69,24 @@ class ClickQuery(t.NamedTuple):
         if self.is_counted_only and reasons:
             stored.append(sa.func.coalesce(*reasons, sa.null()).is_(None))
         if self.has_window:
-            makers = made_by_each(responses, has_user=self.has_user, has_visitor=self.has_visitor)
-            recent = sa.select(responses.id).where(
-                responses.is_touch == sa.true(), responses.created_at > sa.bindparam("since")
-            )
+            makers = made_by_each(has_user=self.has_user, has_visitor=self.has_visitor)
+            is_recent = sa.and_(responses.is_touch == sa.true(), responses.created_at > sa.bindparam("since"))
+            recent = [sa.select(responses.id).where(is_found(responses), is_recent) for is_found, _ in makers]
             # coalesce() keeps the planner off the link's index, which holds every visitor's clicks.
-            counted = recent.where(sa.func.coalesce(responses.referral_id, 0) == referrals.id)
-            counted = counted.where(responses.action == self.action, responses.ignored.is_(None))
-            is_repeat = sa.or_(*(counted.where(each).exists() for each in makers))
+            is_same = sa.and_(
+                sa.func.coalesce(responses.referral_id, 0) == referrals.id, responses.action == self.action
+            )
+            is_counted = sa.and_(made_by(responses, has_user=self.has_user, has_visitor=self.has_visitor), is_same)
+            is_counted &= responses.ignored.is_(None)
+            is_repeat = sa.or_(*(each.where(is_counted).exists() for each in recent))
             reasons.append(sa.case((is_repeat, "repeat")))
             if self.is_counted_only:
                 touches = TouchQuery(self.has_user, self.has_visitor, has_window=False, newest_first=True)
                 stored.append(~is_repeat | (touches.build_referral(models, is_any=True) != referrals.id))
             else:
-                repeats = recent.where(responses.ignored == "repeat").limit(MAX_REPEATS)
-                numbers = [repeats.where(each).subquery() for each in makers]
+                repeats = [each.where(responses.ignored == "repeat").limit(MAX_REPEATS).subquery() for each in recent]
                 are_few = [
-                    sa.select(sa.func.count()).select_from(each).scalar_subquery() < MAX_REPEATS for each in numbers
+                    sa.select(sa.func.count()).select_from(each).scalar_subquery() < MAX_REPEATS for each in repeats
                 ]
                 stored.append(~is_repeat | sa.and_(*are_few))
         ignored = sa.func.coalesce(*reasons, sa.null()) if reasons else sa.null()

@@ -72,8 +72,8 @@ class TouchQuery(t.NamedTuple):
         :param is_any: also of a touch that earns nothing, because its link has expired or is the actor's own.
         """
         found = self._select_nearest(models, 1, is_any=is_any).c
-        order = newest_first(found) if self.newest_first else oldest_first(found)
-        return sa.select(found.referral_id).order_by(*order).limit(1).scalar_subquery()
+        by_time = newest_first if self.newest_first else oldest_first
+        return sa.select(found.referral_id).order_by(*by_time(found)).limit(1).scalar_subquery()
 
     def _select_nearest(self, models: Models, limit: int, *, is_any: bool = False) -> sa.Subquery:
         """Select the first ones of each range of an index."""
@@ -84,16 +84,20 @@ class TouchQuery(t.NamedTuple):
         is_valid: list[Condition] = [] if is_any else [is_active(referrals)]
         if self.has_user and not is_any:
             is_valid.append(sa.or_(referrals.user_id.is_(None), ~is_exactly(referrals.user_id, USER)))
-        names = ("id", "referral_id", "created_at", "ignored")
+        names = ("id", "referral_id", "created_at", "ignored", "user_id")
         select = sa.select(*(responses[name].label(name) for name in names)).where(*conditions)
         parts = []
-        for maker in made_by_each(responses, has_user=self.has_user, has_visitor=self.has_visitor):
-            counted = select.where(maker, responses.ignored.is_(None)).subquery()
-            repeats = select.where(maker, responses.ignored == "repeat")
-            repeats = repeats.order_by(*in_order(responses, newest_first=self.newest_first)).limit(MAX_REPEATS)
-            for near in (counted, repeats.subquery()):
-                part = sa.select(near).join(referrals.id.table, near.c.referral_id == referrals.id).where(*is_valid)
-                part = part.order_by(*in_order(near.c, newest_first=self.newest_first)).limit(limit)
+        by_time = newest_first if self.newest_first else oldest_first
+        for is_found, is_theirs in made_by_each(has_user=self.has_user, has_visitor=self.has_visitor):
+            counted = select.where(is_found(responses), responses.ignored.is_(None)).subquery()
+            repeats = select.where(is_found(responses), responses.ignored == "repeat")
+            nearest = repeats.order_by(*by_time(responses)).limit(MAX_REPEATS).subquery()
+            for near, order in (
+                (counted, in_order(counted.c, newest_first=self.newest_first)),
+                (nearest, by_time(nearest.c)),
+            ):
+                part = sa.select(near).join(referrals.id.table, near.c.referral_id == referrals.id)
+                part = part.where(is_theirs(near.c), *is_valid).order_by(*order).limit(limit)
                 parts.append(part.subquery().select())
         return sa.union_all(*parts).subquery()
 

@@ -17,7 +17,7 @@ from werkzeug.wrappers import Request
 
 from .actors import require_user_key
 from .credit import MAX_REPEATS
-from .db.conditions import Condition, in_order, is_exactly, oldest_first, unclaimed
+from .db.conditions import Condition, is_exactly, newest_first, oldest_first, unclaimed
 from .db.keys import stored_key, user_exists
 from .db.tables import TIME
 from .db.totals import Counted, correct_totals
@@ -72,7 +72,7 @@ def _is_claimable(responses: t.Any, visitor_key: str | None) -> Condition:
     """Tell a visitor's responses, of the repeats the newest. An index finds those of each condition."""
     is_theirs, is_repeat = responses.session_key == visitor_key, responses.ignored == "repeat"
     repeats = sa.select(responses.created_at.label("time")).where(is_theirs, is_repeat)
-    repeats = repeats.order_by(*in_order(responses, newest_first=True)).offset(MAX_REPEATS - 1).limit(1)
+    repeats = repeats.order_by(*newest_first(responses)).offset(MAX_REPEATS - 1).limit(1)
     since = sa.func.coalesce(sa.select(repeats.subquery().c.time).scalar_subquery(), sa.literal(_NEVER, TIME))
     is_recent = sa.and_(is_repeat, responses.created_at >= since)
     others = (responses.ignored.is_(None), responses.ignored < "repeat", responses.ignored > "repeat")
