@@ -192,13 +192,16 @@ def _begin_again(transaction: Transaction, rebuild: bool) -> None:
         day = _day_start(purged, zone)
         whole = day if day == as_utc(purged) else _day_start(day + timedelta(hours=26), zone)
         start = min(until, max(start, whole))
-    stale = sa.and_(total.c.id > 0, total.c.day >= start)
+    stale = sa.and_(total.c.referral_id.is_not(None), total.c.day >= start)
     lost = _count_lost(transaction, stale, start, until)
     transaction.execute(sa.delete(total).where(stale))
     if lost:
         transaction.execute(sa.insert(total), lost)
     transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=start, action=name))
-    if transaction.scalar(sa.select(total.c.id).where(total.c.id > 0, total.c.day < start).limit(1)) is not None:
+    if (
+        transaction.scalar(sa.select(total.c.id).where(total.c.referral_id.is_not(None), total.c.day < start).limit(1))
+        is not None
+    ):
         note_purge(transaction, start)  # in another time zone, a day that is kept may overlap with a later one
 
 

@@ -601,6 +601,16 @@ class TestForgottenUser:
             queue[:] = events
             self.check(host, 4)
 
+    def test_nothing_returns_after_the_totals_are_rebuilt(self, host: Host, queue: Queue, is_deleted: bool) -> None:
+        client = host.client()
+        client.post("/signup", data={"name": "mia"})
+        follow(client, new_link(host))
+        self.forget(host, is_deleted)
+        with host.app.app_context():
+            roll_up(current_state().database, rebuild=True)
+        queue.deliver(host)
+        assert rows(host, "session_key", "user_agent", "key") == [(None, None, None)]
+
     def test_nothing_returns_from_the_browser(self, host: Host, queue: Queue, is_deleted: bool) -> None:
         client = host.client()
         client.post("/signup", data={"name": "mia"})
