@@ -294,13 +294,14 @@ def _read_link(state: AppState, codes: Sequence[str], deadline: float = math.inf
     statement, parameters = get_statement(database.models, LinkQuery()), link_parameters(codes)
     if is_in_transaction(database):
         hosts = HostTransaction(database)
-        try:
-            with hosts.read():
-                return choose_link(hosts.execute(statement, parameters).all(), codes)
-        except Exception:
-            recover(database)
-            if is_in_transaction(database):
-                raise
+        for attempt in (1, 2):
+            try:
+                with hosts.read():
+                    return choose_link(hosts.execute(statement, parameters).all(), codes)
+            except Exception:
+                recover(database)
+                if attempt == 2:
+                    raise
     transaction = ConnectionTransaction(database, deadline=deadline, is_single=True)
     return choose_link(transaction.run(lambda: transaction.execute(statement, parameters).all()), codes)
 

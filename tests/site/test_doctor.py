@@ -76,8 +76,10 @@ def test_site_without_problems(site: Any) -> None:
 def test_codes_whose_lower_case_was_not_filled_in(site: Any) -> None:
     host = site()
     with host.app.app_context():
-        for code in ("tea", "cup"):
-            Referral.create("/", label=code, code=code).folded_code = "cup" if code == "tea" else None
+        tea, cup = (Referral.create("/", label=code, code=code) for code in ("tea", "cup"))
+        cup.folded_code = None
+        host.db.session.flush()
+        tea.folded_code = "cup"
         host.db.session.commit()
         assert doctor(host)[1]["codes"][0] == "ok"
         host.db.session.execute(sa.update(host.referrals.Referral).values(folded_code=None))
