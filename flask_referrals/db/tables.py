@@ -48,7 +48,7 @@ def _precise(type_: TypeEngine[t.Any], **options: t.Any) -> MappedColumn[t.Any]:
     return mapped_column(type_, info={_PRECISE: True}, **options)
 
 
-def _complete(table: sa.Table, indexes: Iterable[Sequence[t.Any]]) -> None:
+def _complete(table: sa.Table, indexes: Iterable[Sequence[t.Any]], unique: Iterable[Sequence[t.Any]] = ()) -> None:
     """Set MariaDB's types, and add the indexes that the table lacks.
 
     MariaDB's dialect is imported here, with the first model, because that takes some 8 ms.
@@ -60,10 +60,10 @@ def _complete(table: sa.Table, indexes: Iterable[Sequence[t.Any]]) -> None:
         table.dialect_kwargs["sqlite_autoincrement"] = True
     convention: t.Any = table.metadata.naming_convention
     template = str(convention.get("ix") or convention.get(sa.Index) or "%(constraint_name)s")
-    for columns in indexes:
+    for columns, is_unique in [*((each, False) for each in indexes), *((each, True) for each in unique)]:
         if not any([*index.columns] == [*columns] for index in table.indexes):
             name = f"ix_{table.name}_{columns[0].name}" if "constraint_name" in template else None
-            sa.Index(name, *columns)
+            sa.Index(name, *columns, unique=is_unique)
     for column in table.columns:
         if column.info.pop(_PRECISE, False):
             is_time, length = isinstance(column.type, sa.DateTime), getattr(column.type, "length", None)
@@ -78,6 +78,8 @@ class RecordColumns:
 
     #: The attributes of each index. It is not in ``__table_args__``, which a host may replace.
     __indexes__: t.ClassVar[tuple[tuple[str, ...], ...]]
+    #: The attributes of unique indexes. A unique constraint cannot be added to a table of SQLite without a name.
+    __unique_indexes__: t.ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     #: The name of the relationship from a user to these rows, if there is one. Two models cannot have the same.
     __user_backref__: t.ClassVar[str | None] = None
@@ -122,10 +124,11 @@ class RecordColumns:
 class ReferralColumns(RecordColumns):
     __user_backref__: t.ClassVar[str | None] = "referral_codes"
     __indexes__ = (("user_id",),)
+    __unique_indexes__ = (("folded_code",),)
 
     code: Mapped[str] = _precise(sa.String(64), unique=True, sort_order=-2)
     #: The code in lower case; ``None`` if another referral has it.
-    folded_code: Mapped[str | None] = _precise(sa.String(64), index=True, unique=True, sort_order=-2)
+    folded_code: Mapped[str | None] = _precise(sa.String(64), sort_order=-2)
     label: Mapped[str] = mapped_column(sa.String(100), default="", sort_order=-2)
     redirect_to: Mapped[str] = mapped_column(sa.String(2048), sort_order=-2)
     #: The digest of user, target and the two columns above, by which ``create`` finds the one row.
@@ -212,8 +215,11 @@ def new_total_table(referrals: sa.Table) -> sa.Table:
 @event.listens_for(RecordColumns, "after_mapper_constructed", propagate=True)
 def _on_new_model(mapper: Mapper[t.Any], model: type[RecordColumns]) -> None:
     if mapper.inherits is None:
-        indexes = [[mapper.columns[name] for name in names] for names in model.__indexes__]
-        _complete(t.cast(sa.Table, mapper.local_table), indexes)
+        indexes, unique = (
+            [[mapper.columns[name] for name in names] for names in each]
+            for each in (model.__indexes__, model.__unique_indexes__)
+        )
+        _complete(t.cast(sa.Table, mapper.local_table), indexes, unique)
 
 
 @event.listens_for(RecordColumns, "load", propagate=True)

@@ -216,9 +216,8 @@ class TestTablesOfOwnModels:
         with app.app_context():
             db.create_all()
         table = Invite.__table__
-        assert {index.name for index in table.indexes} == (
-            {"host_index", "same"} if is_tuple else {"ix_invite_user_id"}
-        )
+        names = {"host_index", "same"} if is_tuple else {"ix_invite_user_id"}
+        assert {index.name for index in table.indexes} == {*names, "ix_invite_folded_code"}
         assert (table.comment, table.dialect_options["sqlite"]["autoincrement"]) == ("links", True)
         names = {"ix_answer_session_key", "ix_answer_user_id", "ix_answer_referral_id"}
         assert {index.name for index in Answer.__table__.indexes} == names
