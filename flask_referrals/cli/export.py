@@ -25,7 +25,7 @@ from .output import output_file, progress_bar, time, to_file
 _NOT_EXPORTED = {"identity", "folded_code", "session_key", "referral_id"}
 _PAGE = 1000
 #: Where a spreadsheet would begin a formula: in front of the text, or after what separates cells or lines elsewhere.
-_FORMULA = re.compile(r"""(?:^|(?<=[;\t\r\n]))(?=[\s"']*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])""")
+_FORMULA = re.compile(r"""(?:^|(?<=[;\t\r\n])(?<!^[\t\r\n]))(?=[\s"']*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])""")
 #: Control characters, which a terminal obeys, except tabs and line ends.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
