@@ -35,11 +35,13 @@ _REDIRECT = (("Content-Type", "text/html; charset=utf-8"), _NOT_STORED, ("X-Robo
 # RFC 9110, 15.4.3: a short note with a link, for clients that get or follow no Location.
 _REDIRECT_PAGE = """<!doctype html>
 <html lang=en>
-<meta http-equiv="refresh" content="0; url={0}">
-<title>Redirecting</title>
+{1}<title>Redirecting</title>
 <h1>Redirecting</h1>
 <p>The link leads to <a href="{0}">{0}</a>.
 """
+
+# For Microsoft Office, which would follow a redirect itself and open the last page only.
+_REFRESH = '<meta http-equiv="refresh" content="0; url={0}">\n'
 
 Answer = flask.typing.ResponseReturnValue
 
@@ -83,11 +85,10 @@ class _Views:
 
     def _redirect(self, request: flask.Request, target: str | None) -> Response:
         location = location_of(self._state.settings, request, target)
-        page = _REDIRECT_PAGE.format(escape(location))
+        url, headers = escape(location), [*_REDIRECT]
         if OFFICE.search(request.environ.get("HTTP_USER_AGENT", "")[:MAX_READ]):
-            # Without a redirect, the browser opens the link itself.
-            return Response(page, 200, _REDIRECT)
-        return Response(page, 302, [*_REDIRECT, ("Location", location)])
+            return Response(_REDIRECT_PAGE.format(url, _REFRESH.format(url)), 200, headers)
+        return Response(_REDIRECT_PAGE.format(url, ""), 302, [*headers, ("Location", location)])
 
     def refuse_prefetch(self, response: Response | None = None) -> Response | None:
         """Refuse to send a page ahead of the click if its query has a code of this site."""
