@@ -226,6 +226,7 @@ def look(user: User) -> None:
     assert_type(credited.label, str)
     assert_type(credited.redirect_to, str)
     assert_type(credited.identity, str)
+    assert_type(credited.folded_code, str | None)
     assert_type(credited.expired_at, datetime | None)
     assert_type(credited.created_at, datetime)
     assert_type(credited.target_type, str | None)
