@@ -270,7 +270,7 @@ def test_commands_do_not_warn_of_the_hosts_of_requests(
 
 def test_commands_of_flask_are_recognised(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
     flask = FlaskGroup(create_app=lambda: make_host(sqlite_url, TESTING=False).app, add_version_option=False)
-    result = CliRunner().invoke(flask, ["referrals", "simulate", "a b"])
+    result = CliRunner().invoke(flask, ["referrals", "simulate", "a.b"])
     assert "cannot be a code" in result.stderr
     assert caplog.text == ""
 
