@@ -12,10 +12,11 @@ from ..types import CODE
 _MAX_TEXT, _MAX_QUERY, _MAX_VALUES = 2048, 8192, 5
 
 # A code with what programs and people put around it. A point or colon that a letter follows is part of another word.
+# Letters beyond Latin end it: excluding the others compiles ten times faster than a range up to U+10FFFF.
 _GLUED = re.compile(
     r"""
     [^\w.-]*([A-Za-z0-9_-]{1,64})(?![A-Za-z0-9_-])
-    [\W_]*(?:[\s&?\#<>"'()\[\]{},;|\\\u0250-\U0010ffff].*)?
+    [\W_]*(?:(?:[\s&?\#<>"'()\[\]{},;|\\]|[^\x00-\u024f]).*)?
     """,
     re.DOTALL | re.VERBOSE,
 )
