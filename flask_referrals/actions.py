@@ -13,7 +13,7 @@ from werkzeug.wrappers import Request
 
 from .actors import current_actor
 from .credit import choose_known, choose_referral
-from .db.conditions import is_exactly, unclaimed
+from .db.conditions import is_exactly, oldest_first, unclaimed
 from .db.keys import digest, once_key, primary_key
 from .db.responses import Choice, find_response, insert_response, new_row
 from .db.tables import ReferralColumns, ResponseColumns
@@ -213,7 +213,7 @@ class _Recording:
             has_done = sa.or_(has_key, is_exactly(responses.action, self.action.name))
             is_theirs = sa.and_(is_exactly(responses.user_id, self.actor.user_id), responses.is_touch == sa.false())
             first = sa.select(responses.id).where(is_theirs, has_done)
-        first = first.order_by(responses.created_at, responses.id).limit(1)
+        first = first.order_by(*oldest_first(responses)).limit(1)
 
         def insert() -> int | None:
             stored = insert_response(transaction, choice, self.row)
@@ -262,7 +262,7 @@ def void_response(state: AppState, response: ResponseColumns, reason: str, *, co
 
 
 def _void(transaction: Transaction, key: int, reason: str) -> ResponseColumns:
-    """Void a row as it is in the database, which the host's object may not be."""
+    """Void a row as it is in the database; the host's object may be stale."""
     models, responses, session = transaction.database.models, transaction.database.models.responses, transaction.session
     transaction.lock()
     names = ("user_id", "session_key", "is_touch", "ignored", *Counted._fields, *_TARGET)

@@ -113,15 +113,16 @@ def follow_link(state: AppState, request: Request, codes: Sequence[str]) -> t.An
     elif was_idle and not (database.session.new or database.session.dirty or database.session.deleted):
         # Only the user has been read in it.
         transaction = OwnTransaction(database, deadline=deadline)
-    if state.recorder is not None:
-        return _follow_queued(state, request, codes, who, deadline)
     try:
         client = description(request, state.settings, state.hooks)
     except Exception:
         log_failure("Could not describe the client of a click; recorded without a description.")
         client = {}
-    _, actor, _ = who
-    row = new_row(CLICK, actor, client, is_touch=True, params=_campaign(state, request))
+    (_, actor, _), params = who, _campaign(state, request)
+    if state.recorder is not None:
+        hand = partial(hand_over, state, request, actor=actor, client=client, params=params)
+        return _follow_queued(state, request, codes, who, hand, deadline)
+    row = new_row(CLICK, actor, client, is_touch=True, params=params)
     record = partial(_record, state, who, row)
     key = actor.visitor_key if actor.user_id is None else None
     if transaction is None:
@@ -163,19 +164,20 @@ def _announced(state: AppState, transaction: Transaction, store: Callable[[], St
     return stored
 
 
-def _follow_queued(state: AppState, request: Request, codes: Sequence[str], who: _Who, deadline: float) -> t.Any:
+def _follow_queued(
+    state: AppState, request: Request, codes: Sequence[str], who: _Who, hand: Callable[..., None], deadline: float
+) -> t.Any:
     """Hand a click to the recorder, also when the link cannot be read: it may exist."""
-    visitor, actor, reason = who
-    record = partial(hand_over, state, request, actor=actor, params=_campaign(state, request))
+    visitor, _, reason = who
     try:
         link = _read_link(state, codes, deadline)
     except Exception:
-        record(codes[0], ignored=reason)
+        hand(codes[0], ignored=reason)
         raise
     if link is not None and link.is_active:
         # The event of somebody who opts out does not say who it is.
         is_own = opts_out(request, state.settings) and visitor.user_id is not None and visitor.user_id == link.user_id
-        record(link.code, ignored="self" if reason is None and is_own else reason)
+        hand(link.code, ignored="self" if reason is None and is_own else reason)
     return link
 
 
@@ -191,7 +193,7 @@ def attach_code(
         visitor = find_visitor()
         who: _Who = visitor, visitor, None
     else:
-        # Another request than the current one may be made up of little but a cookie.
+        # A request that is not the current one may have no headers but a cookie.
         is_here = is_current(request)
         reason = ignored_reason(request, state.settings, state.hooks, is_click=False) if is_here else None
         who = _identify(state, request, reason, find_visitor)

@@ -8,7 +8,6 @@ replaced by one that is reserved for the user, so that the next action can repea
 import typing as t
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 
 import sqlalchemy as sa
@@ -29,10 +28,9 @@ from .queue.batches import insert_events
 from .queue.pending import read_pending, settle_pending, store_pending
 from .signals import user_linked_to_response
 from .state import AppState
+from .times import EPOCH
 from .types import Actor, Anonymous, Event
 from .web.client import resolve_request, unwrapped
-
-_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def claim_responses(state: AppState, transaction: Transaction, actor: Actor, *conditions: Condition) -> None:
@@ -69,11 +67,11 @@ def claim_responses(state: AppState, transaction: Transaction, actor: Actor, *co
 
 
 def _is_claimable(responses: t.Any, visitor_key: str | None) -> Condition:
-    """Tell a visitor's responses, of the repeats the newest. An index finds those of each condition."""
+    """Return the condition for a visitor's responses, of the repeats the newest. Each part has an index."""
     is_theirs, is_repeat = responses.session_key == visitor_key, responses.ignored == "repeat"
     repeats = sa.select(responses.created_at.label("time")).where(is_theirs, is_repeat)
     repeats = repeats.order_by(*newest_first(responses)).offset(MAX_REPEATS - 1).limit(1)
-    since = sa.func.coalesce(sa.select(repeats.subquery().c.time).scalar_subquery(), sa.literal(_NEVER, TIME))
+    since = sa.func.coalesce(sa.select(repeats.subquery().c.time).scalar_subquery(), sa.literal(EPOCH, TIME))
     is_recent = sa.and_(is_repeat, responses.created_at >= since)
     others = (responses.ignored.is_(None), responses.ignored < "repeat", responses.ignored > "repeat")
     return sa.or_(*(sa.and_(is_theirs, each) for each in (*others, is_recent)))

@@ -52,12 +52,14 @@ def set_loaded_target(record: RecordColumns, target: t.Any) -> None:
 
 
 class ReferralMixin(RecordMixin, ReferralColumns):
-    """A referral: a link that its owner shares. A host may declare its own, with more columns or another table::
+    """A referral: a link that its owner shares.
 
-    class Invite(ReferralMixin, db.Model):
-        __tablename__ = "invite"
-        __user_model__ = User
-        campaign: Mapped[str | None] = mapped_column(String(40))
+    A host may declare its own, with more columns or another table::
+
+        class Invite(ReferralMixin, db.Model):
+            __tablename__ = "invite"
+            __user_model__ = User
+            campaign: Mapped[str | None] = mapped_column(String(40))
     """
 
     if t.TYPE_CHECKING:

@@ -14,6 +14,9 @@ _TIME = re.compile(
     re.ASCII,
 )
 
+#: A time before all others.
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
 #: Returns the current time, aware, in UTC.
 now: Callable[[], datetime] = partial(datetime.now, timezone.utc)
 

@@ -18,8 +18,8 @@ from .failures import log_failure
 from .links import create_link
 from .state import AppState
 from .targets import from_token
-from .web.agents import MAX_READ
-from .web.client import MAX_ACCEPT, OFFICE, is_prefetch, unwrapped
+from .web.agents import MAX_READ, OFFICE
+from .web.client import MAX_ACCEPT, is_prefetch, unwrapped
 from .web.codes import find_codes
 from .web.urls import location_of, match_every_host
 
@@ -40,7 +40,7 @@ _REDIRECT_PAGE = """<!doctype html>
 <p>The link leads to <a href="{0}">{0}</a>.
 """
 
-# For Microsoft Office, which would follow a redirect itself and open the last page only.
+# For Microsoft Office, so that the browser opens the link itself.
 _REFRESH = '<meta http-equiv="refresh" content="0; url={0}">\n'
 
 Answer = flask.typing.ResponseReturnValue

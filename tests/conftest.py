@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 from flask.testing import FlaskClient
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import DeclarativeBase
 
 from tests.databases import NAMES, new_database
 from tests.host import Host, make_host
 
 MakeHost = Callable[..., Host]
+NewApp = Callable[..., tuple[Flask, SQLAlchemy]]
 
 # Each test makes an app and models, which are full of cycles: by default, collecting them takes a third of the time.
 USUAL_THRESHOLDS = gc.get_threshold()
@@ -62,6 +66,28 @@ def new_host(database_url: str) -> Iterator[MakeHost]:
             host.db.drop_all()
             for engine in host.db.engines.values():
                 engine.dispose()
+
+
+@pytest.fixture
+def new_app(database_url: str) -> Iterator[NewApp]:
+    """Make an app whose models, and whose referrals, are declared by the test; its tables are dropped after it."""
+    made: list[tuple[Flask, SQLAlchemy]] = []
+
+    def make(**config: Any) -> tuple[Flask, SQLAlchemy]:
+        class Base(DeclarativeBase):
+            pass
+
+        app = Flask(__name__)
+        app.config.from_mapping(SECRET_KEY="a test's secret", SQLALCHEMY_DATABASE_URI=database_url, **config)
+        made.append((app, SQLAlchemy(app, model_class=Base)))
+        return made[-1]
+
+    yield make
+    for app, db in made:
+        with app.app_context():
+            db.session.remove()
+            db.drop_all()
+            db.engine.dispose()
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from ..clicks import preview_click
 from ..credit import Verdict, explain_credit
 from ..state import AppState, current_state
 from ..types import ANONYMOUS, Actor, Anonymous
-from ..web.client import OFFICE, is_prefetch, resolve_request
+from ..web.agents import MAX_READ, OFFICE
+from ..web.client import is_prefetch, resolve_request
 from ..web.codes import find_codes
 from ..web.urls import REDIRECT_ENDPOINT, location_of, path_of
 from .output import as_json, echo_json, echo_table, find_user, printable
@@ -108,7 +109,7 @@ def _outcome_of(state: AppState, codes: Sequence[str], request: Request) -> dict
         )
     target, reason = preview
     location = location_of(state.settings, request, target)
-    is_office = OFFICE.search(request.environ.get("HTTP_USER_AGENT", "")) is not None
+    is_office = OFFICE.search(request.environ.get("HTTP_USER_AGENT", "")[:MAX_READ]) is not None
     return {"status": 200 if is_office else 302, "counts": reason is None, "reason": reason, "location": location}
 
 

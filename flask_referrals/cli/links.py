@@ -58,7 +58,7 @@ def create(
         referral = create_link(
             state,
             redirect_to,
-            None if user is None else _find_user(state, user),
+            None if user is None else _load_user(state, user),
             label,
             None if target is None else _find_target(state, target),
             code=code,
@@ -95,7 +95,7 @@ def list_(user: str | None, label: str | None, active: bool | None, limit: int, 
     """
     state = current_state()
     model = state.database.models.referral
-    select = sa.select(model).order_by(model.created_at.desc(), model.id.desc()).limit(limit)
+    select = sa.select(model).order_by(*newest_first(model)).limit(limit)
     if user is not None:
         select = select.where(is_exactly(model.user_id, find_user(state, user)))
     if label is not None:
@@ -188,7 +188,7 @@ def _as_dict(referral: ReferralColumns) -> dict[str, t.Any]:
     return {name: getattr(referral, name) for name in _LINK_COLUMNS}
 
 
-def _find_user(state: AppState, key: str) -> t.Any:
+def _load_user(state: AppState, key: str) -> t.Any:
     model = state.database.models.user
     if model is None:
         return key

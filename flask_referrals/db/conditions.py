@@ -9,7 +9,7 @@ from ..types import Actor, Anonymous
 
 Condition = sa.ColumnElement[bool]
 #: Returns a condition on the columns of responses.
-Tell = Callable[[t.Any], Condition]
+Make = Callable[[t.Any], Condition]
 
 USER: sa.BindParameter[t.Any] = sa.bindparam("user")
 VISITOR: sa.BindParameter[t.Any] = sa.bindparam("visitor")
@@ -17,7 +17,7 @@ NOW: sa.BindParameter[t.Any] = sa.bindparam("now")
 
 
 def is_exactly(column: t.Any, value: t.Any) -> Condition:
-    """Tell the rows with a value. MariaDB's collations ignore trailing spaces, unless a character follows."""
+    """Return the condition that a column has a value. MariaDB ignores trailing spaces unless a character follows."""
     if not isinstance(column.type, sa.String):
         return t.cast(Condition, column == value)
     if isinstance(value, str):
@@ -26,18 +26,19 @@ def is_exactly(column: t.Any, value: t.Any) -> Condition:
 
 
 def made_by(responses: t.Any, *, has_user: bool, has_visitor: bool) -> Condition:
-    """Tell the responses of an actor. A visitor key finds only rows that no user has claimed."""
+    """Return the condition for the responses of an actor. Those of a visitor are unclaimed."""
     makers = made_by_each(has_user=has_user, has_visitor=has_visitor)
     return sa.or_(*(sa.and_(is_found(responses), is_theirs(responses)) for is_found, is_theirs in makers))
 
 
-def made_by_each(*, has_user: bool, has_visitor: bool) -> Sequence[tuple[Tell, Tell]]:
-    """Tell the responses of the user, and those of the visitor: by an index, and which of these are really theirs.
+def made_by_each(*, has_user: bool, has_visitor: bool) -> Sequence[tuple[Make, Make]]:
+    """Return two conditions for the responses of the user, and two for those of the visitor.
 
-    PostgreSQL takes the second condition as rare. Inside a LIMIT it would rather read the table than the index.
+    The first finds rows by an index, the second checks them. PostgreSQL takes the second as rare: inside a LIMIT it
+    would rather read the table than the index.
     """
-    user: tuple[Tell, Tell] = (lambda each: each.user_id == USER, lambda each: is_exactly(each.user_id, USER))
-    visitor: tuple[Tell, Tell] = (lambda each: each.session_key == VISITOR, unclaimed)
+    user: tuple[Make, Make] = (lambda each: each.user_id == USER, lambda each: is_exactly(each.user_id, USER))
+    visitor: tuple[Make, Make] = (lambda each: each.session_key == VISITOR, unclaimed)
     return [maker for maker, has in ((user, has_user), (visitor, has_visitor)) if has]
 
 
@@ -54,18 +55,18 @@ def history_of(response: t.Any, actor: Actor) -> sa.Select[t.Any]:
 
 
 def unclaimed(responses: t.Any) -> Condition:
-    """Tell the responses that belong to no user."""
+    """Return the condition for the responses that belong to no user."""
     # CASE keeps PostgreSQL off the index on users: without statistics it would read every anonymous row.
     return sa.case((responses.user_id.is_(None), 1), else_=0) == 1
 
 
 def is_credited(responses: t.Any) -> Condition:
-    """Tell the counted actions, of which a user's first one binds."""
+    """Return the condition for the counted actions, of which a user's first one binds."""
     return sa.and_(responses.is_touch == sa.false(), responses.ignored.is_(None))
 
 
 def is_active(referrals: t.Any) -> Condition:
-    """Tell the referrals that have not expired."""
+    """Return the condition for the referrals that have not expired."""
     return sa.or_(referrals.expired_at.is_(None), referrals.expired_at > NOW)
 
 

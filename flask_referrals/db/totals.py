@@ -19,7 +19,7 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from ..times import as_utc, load_zone, now
+from ..times import EPOCH, as_utc, load_zone, now
 from .after_commit import call_before_commit
 from .build import Models
 from .database import Database
@@ -27,7 +27,6 @@ from .transactions import HostTransaction, T, Transaction, open_transaction
 
 #: How long after midnight a day is over: by then, what was recorded before it has been committed.
 _MARGIN = timedelta(hours=1)
-_NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: The keys of two rows that hold no totals, and that no sequence reaches. The watermark has the time zone's name as its
 #: action. The other one says before which time responses were deleted.
 _WATERMARK, _PURGED = -1, -2
@@ -59,7 +58,7 @@ def counts(models: Models, links: sa.Select[t.Any], until: datetime | None) -> s
         response of a busy link is younger, and would read all of them.
     """
     total, responses = models.total, models.responses
-    since = as_utc(until) if until is not None else _NEVER
+    since = as_utc(until) if until is not None else EPOCH
     chosen = links.subquery()
     by_total = total.c.referral_id, total.c.action
     rolled_up = sa.select(*by_total, sa.func.sum(total.c.count).label("number")).group_by(*by_total)
@@ -134,7 +133,7 @@ def _place(transaction: Transaction, key: int) -> None:
     """
     total = transaction.database.models.total
     if transaction.scalar(sa.select(total.c.id).where(total.c.id == key)) is None:
-        row = {"id": key, "action": str(transaction.database.zone), "day": _NEVER, "count": 0}
+        row = {"id": key, "action": str(transaction.database.zone), "day": EPOCH, "count": 0}
         with suppress(IntegrityError), transaction.savepoint():
             transaction.execute(sa.insert(total).values(row))
 
@@ -237,7 +236,7 @@ def _roll_up_days(transaction: Transaction) -> int:
     total, responses = database.models.total, database.models.responses
     start, _ = _lock_watermark(transaction)
     end = _day_start(now() - _MARGIN, zone)
-    if start == _NEVER:
+    if start == EPOCH:
         oldest = transaction.scalar(sa.select(sa.func.min(responses.created_at)))
         start = end if oldest is None else _day_start(oldest, zone)
     if start >= end:

@@ -34,6 +34,7 @@ FIRST_PAUSE = 0.01
 _CONFLICT_STATES = {"40001", "40P01"}
 _CONFLICT_NUMBERS = {1213, 1205, 1020, 1305}
 _SQLITE_BUSY_SNAPSHOT = 517
+# MariaDB: a number out of range, a character that the column's set lacks, a text that is too long; MySQL: the second.
 _REFUSAL_NUMBERS = {1264, 1366, 1406, 3988}
 
 # Listeners by which a host follows what its sessions do. If there is one, clicks go through a session too.

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from ..actors import parse_user_key
 from ..credit import MAX_REPEATS
 from ..db.build import Models
+from ..db.conditions import oldest_first
 from ..db.keys import digest, existing_users
 from ..db.tombstones import find_tombstones
 from ..db.totals import correct_totals, count_at_commit, is_day_over
@@ -170,7 +171,7 @@ class _Batch:
         return {row.code: row for row in self.transaction.execute(links)} if codes else {}
 
     def _find_touches(self, new: Sequence[_Touch]) -> list[_Touch]:
-        """Find the stored touches of the same actors, from the first that matters on. Tell who has claimed which."""
+        """Find the stored touches of the same actors from the repeat window before the first on, and their claims."""
         responses, rows = self.models.responses, {}
         names = ("id", "created_at", "referral_id", "user_id", "session_key", "ignored", "action", "is_touch")
         first = min(each.time for each in new) - (self.state.settings.repeat_window or timedelta(0))
@@ -209,7 +210,7 @@ class _Batch:
         return touches
 
     def _judge(self, touches: Sequence[_Touch]) -> None:
-        """Tell repeats and own clicks, in the order of time."""
+        """Decide which touches are repeats or clicks on an own link, in the order of time."""
         window, drops = self.state.settings.repeat_window or timedelta(0), self.state.settings.ignored == "drop"
         seen: dict[tuple[str, t.Any], list[_Touch]] = defaultdict(list)
         for touch in sorted(touches, key=lambda each: (each.time, str(each.key))):
@@ -268,7 +269,7 @@ class _Batch:
         if response_recorded.has_receivers_for(self.state.app):
             digests = [event_digest(t.cast(Event, touch.event)) for touch in touches]
             ids = sa.select(responses.id).where(responses.identity.in_(digests))
-            found = transaction.execute(ids.order_by(responses.created_at, responses.id)).scalars().all()
+            found = transaction.execute(ids.order_by(*oldest_first(responses))).scalars().all()
             send_after_commit(self.state, transaction, response_recorded, found)
 
     def _change(self, touches: Sequence[_Touch]) -> None:

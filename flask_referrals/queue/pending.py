@@ -8,7 +8,7 @@ import secrets
 import typing as t
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from functools import partial
 
 from werkzeug.wrappers import Request
@@ -17,16 +17,14 @@ from ..db.transactions import Transaction
 from ..deferral import defer
 from ..failures import log_failure
 from ..state import AppState
-from ..times import now, parse_time
+from ..times import EPOCH, now, parse_time
 from ..types import Actor, Anonymous, Event, Recorder
-from ..web.client import description
 from ..web.signing import new_signer
 from .batches import insert_events, store_events
 from .events import new_event
 
 #: Between user, clicks and signature, and between the parts of a click. They occur in none of them.
 _NEXT, _PART = "~", "."
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
 #: How long a click stays with its visitor. What is older may have been deleted, and must not come back.
@@ -42,17 +40,19 @@ def hand_over(
     code: str,
     actor: Actor | Anonymous,
     ignored: str | None,
+    client: Mapping[str, str | None],
     params: Mapping[str, str] | None,
 ) -> None:
     """Hand a click to the recorder, or store it if that fails.
 
     :param ignored: the reason to ignore the click, as far as the request tells.
+    :param client: what is stored of the request.
     """
     if ignored is not None and state.settings.ignored == "drop":
         return
     event = {
         **new_event(secrets.token_urlsafe(16), code, now(), actor),
-        **description(request, state.settings, state.hooks),
+        **client,
         "ignored": ignored,
         "params": params,
     }
@@ -77,7 +77,7 @@ def _keep(state: AppState, request: Request, actor: Actor, event: Event) -> None
         kept = kept[-1:] if store_pending(state, request, kept) else kept[1:]
     parts = [] if event["user"] is None else [urlsafe_b64encode(event["user"].encode()).decode()]
     for each in kept:
-        microseconds = (parse_time(each["time"]) - _EPOCH) // _MICROSECOND
+        microseconds = (parse_time(each["time"]) - EPOCH) // _MICROSECOND
         parts.append(_PART.join((each["id"], each["code"], str(microseconds))))
     signature = new_signer(state.app, "pending").get_signature(_signed(actor.visitor_key, parts)).decode()
     state.visitor_keys.set_pending(request, _NEXT.join((*parts, signature)), actor.visitor_key)
@@ -91,7 +91,9 @@ def has_pending(state: AppState, request: Request | None) -> bool:
 def read_pending(state: AppState, request: Request | None) -> Sequence[Event]:
     """Return the events of the clicks that are kept with the visitor of a request, if they are young enough."""
     text = state.visitor_keys.get_pending(request) if state.recorder is not None else None
-    *parts, signature = (text or "").split(_NEXT)
+    if text is None:
+        return ()
+    *parts, signature = text.split(_NEXT)
     visitor_key = state.visitor_keys.get(request)
     if not parts or not new_signer(state.app, "pending").verify_signature(_signed(visitor_key, parts), signature):
         return ()
@@ -99,7 +101,7 @@ def read_pending(state: AppState, request: Request | None) -> Sequence[Event]:
     events = []
     for part in parts:
         event_id, code, microseconds = part.split(_PART)
-        time = _EPOCH + int(microseconds) * _MICROSECOND
+        time = EPOCH + int(microseconds) * _MICROSECOND
         if time > now() - _LIFETIME:
             events.append(new_event(event_id, code, time, Actor(user, visitor_key)))
     return events

@@ -8,10 +8,14 @@ from functools import cache, lru_cache
 #: How many characters of an agent are read. A client may send any length.
 MAX_READ = 512
 
+_OFFICE = r"ms-?office | microsoft\ office"
+
+#: The programs of Microsoft Office. They follow a link, and then let the browser open the last page only.
+OFFICE: re.Pattern[str] = re.compile(_OFFICE, re.IGNORECASE | re.VERBOSE)
+
 _PROGRAM = re.compile(
-    r"""
-    # Looks where a link leads: the programs of Microsoft Office.
-    ms-?office | microsoft\ office
+    _OFFICE
+    + r"""
     # Does not name a browser, device or app of people. Werkzeug is Flask's test client, with which hosts test pages.
     | ^(?!.*(?:mozilla|opera|safari|webkit|firefox|chrom|browser|hbbtv|android|ip(?:hone|ad|od)|cfnetwork|midp|docomo
          |fban/|werkzeug/))

@@ -30,9 +30,6 @@ _PURPOSE_HEADERS = ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_
 MAX_ACCEPT = 1024
 _PAGE_TYPE = re.compile(r"text/(?:html|\*)|application/xhtml\+xml", re.IGNORECASE)
 
-#: The programs of Microsoft Office. They follow a link, and then let the browser open the last page only.
-OFFICE: re.Pattern[str] = re.compile("ms-?office|microsoft office", re.IGNORECASE)
-
 # Apps on Android name themselves in the Referer, as in android-app://com.slack/.
 _REFERRER_SCHEMES = ("http", "https", "android-app", "ios-app")
 

@@ -127,7 +127,7 @@ def test_worker_stores_clicks_each_once(host: Host, worker: Worker) -> None:
 
 
 def send_malformed(environment: dict[str, str], event: Any) -> None:
-    """Put something that is no click where the recorder puts clicks."""
+    """Put a malformed entry where the recorder puts clicks."""
     name = environment[QUEUE]
     if environment[BROKER].startswith("redis"):
         fields = {"event": event} if isinstance(event, str) else {"something": "else"}

@@ -2,7 +2,7 @@
 
 import pickle
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from functools import partial
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import event
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from flask_referrals import (
     ConfigurationError,
@@ -26,32 +26,8 @@ from flask_referrals import (
 )
 from flask_referrals.actors import parse_user_key
 from flask_referrals.state import current_state
-from tests.conftest import MakeHost
+from tests.conftest import MakeHost, NewApp
 from tests.host import Host, in_parallel
-
-NewApp = Callable[[], tuple[Flask, SQLAlchemy]]
-
-
-@pytest.fixture
-def new_app(database_url: str) -> Iterator[NewApp]:
-    """Make an app whose models, and whose referrals, are declared by the test."""
-    made: list[tuple[Flask, SQLAlchemy]] = []
-
-    def make() -> tuple[Flask, SQLAlchemy]:
-        class Base(DeclarativeBase):
-            pass
-
-        app = Flask(__name__)
-        app.config.from_mapping(SECRET_KEY="a test's secret", SQLALCHEMY_DATABASE_URI=database_url)
-        made.append((app, SQLAlchemy(app, model_class=Base)))
-        return made[-1]
-
-    yield make
-    for app, db in made:
-        with app.app_context():
-            db.session.remove()
-            db.drop_all()
-            db.engine.dispose()
 
 
 def declare_user(db: SQLAlchemy) -> Any:

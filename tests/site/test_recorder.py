@@ -565,6 +565,17 @@ class TestCredit:
             assert client.post("/act/BOUGHT").text == ""
 
 
+@pytest.mark.parametrize("hook", ["user_loader", "classifier", "consent", "client_ip"])
+def test_host_callable_that_fails_costs_no_click(host: Host, queue: Queue, hook: str) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("the host's fault")
+
+    link = new_link(host, "/welcome")
+    getattr(host.referrals, hook)(fail)
+    assert follow(host.client(), link).location == "/welcome"
+    assert len(queue) == 1
+
+
 @pytest.mark.parametrize("is_deleted", [True, False])
 class TestForgottenUser:
     """``forget_user`` before the queue is empty."""

@@ -1,7 +1,6 @@
 """Keys of users and rows that change, are issued again, or look alike."""
 
 import json
-from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -11,36 +10,24 @@ from flask import Flask
 from flask.testing import FlaskClient
 from flask_login import LoginManager, UserMixin
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_referrals import Referral, Referrals
+from tests.conftest import NewApp
 from tests.host import Host
 from tests.site.helpers import Row, engine_of, on_connect, rows
 
-NewApp = Callable[[], tuple[Flask, SQLAlchemy]]
-
 
 @pytest.fixture
-def new_app(database_url: str) -> Iterator[NewApp]:
+def new_app(new_app: NewApp) -> NewApp:
     """Make an app with Flask-Login, whose referrals the test sets up."""
-    made: list[tuple[Flask, SQLAlchemy]] = []
 
-    def make() -> tuple[Flask, SQLAlchemy]:
-        class Base(DeclarativeBase):
-            pass
-
-        app = Flask(__name__)
-        app.config.from_mapping(SECRET_KEY="a test's secret", SQLALCHEMY_DATABASE_URI=database_url, TESTING=True)
+    def make(**config: Any) -> tuple[Flask, SQLAlchemy]:
+        app, db = new_app(TESTING=True, **config)
         LoginManager(app)
-        made.append((app, SQLAlchemy(app, model_class=Base)))
-        return made[-1]
+        return app, db
 
-    yield make
-    for app, db in made:
-        with app.app_context():
-            db.session.remove()
-            db.drop_all()
-            db.engine.dispose()
+    return make
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True, scope="session")

@@ -38,7 +38,7 @@ def store_batch(task: t.Any, events: Sequence[Event]) -> str:
 
 
 def log_malformed(place: str) -> None:
-    """Log that something in the queue is no click, without its data."""
+    """Log a malformed entry of the queue, without its data."""
     logger.error("A malformed click cannot be stored. It is kept in %r.", place)
 
 
