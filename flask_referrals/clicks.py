@@ -3,7 +3,6 @@
 import math
 import typing as t
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import partial
 
 import sqlalchemy as sa
@@ -268,8 +267,11 @@ def _find_visitor(state: AppState, request: Request, *, was_idle: bool) -> Actor
     """Return who clicks. A login that cannot be read, such as an expired token, does not cost the visitor's history."""
     user_id = None
     try:
-        with nullcontext() if was_idle else HostTransaction(state.database).read():
+        if was_idle:
             user = current_user(state, request)
+        else:
+            with HostTransaction(state.database).read():
+                user = current_user(state, request)
         user_id = None if user is None else user_key(state, user)
     except Exception:
         log_failure("Could not load the user of a click; recorded as anonymous.")

@@ -156,6 +156,14 @@ class Referrals:
         """
         logins.link_user(current_state(), resolve_request(), user, commit=commit)
 
+    def drop_visitor_key(self) -> None:
+        """Drop the visitor key of the current request's browser, in the session and in the cookie.
+
+        Call it when a visitor withdraws consent, and at a logout, unless Flask-Login does the logout. Responses that
+        no user has joined belong to nobody then.
+        """
+        logins.drop_key(current_state())
+
     def forget_user(self, user: t.Any, *, commit: bool = True) -> None:
         """Remove a user from both tables. Call it before you delete their account.
 
@@ -229,7 +237,7 @@ def _on_login(app: Flask, user: t.Any, **extra: t.Any) -> None:
 
 
 def _on_logout(app: Flask, user: t.Any = None, **extra: t.Any) -> None:
-    logins.drop_key_at_logout(current_state())
+    logins.drop_key(current_state())
 
 
 def _on_failure(app: Flask, **extra: t.Any) -> None:

@@ -162,7 +162,7 @@ def join_at_login(state: AppState, user: t.Any) -> None:
         log_failure("A visitor's history could not be joined to the user who logged in.")
 
 
-def drop_key_at_logout(state: AppState) -> None:
+def drop_key(state: AppState) -> None:
     """Drop the visitor key at a logout: the next person on this browser is another visitor."""
     request = resolve_request()
     if request is not None:

@@ -143,7 +143,7 @@ class Settings:
     fallback_url: str = _setting("/", _any, "Where a link redirects when its own target is no longer allowed.")
     attribution: Attribution = _setting("last", _attribution, "``last``, ``first`` or a callable.")
     attribution_window: timedelta | None = _setting(
-        None, _optional(_duration), "How long after a click actions are credited."
+        timedelta(days=90), _optional(_duration), "How long after a click actions are credited."
     )
     repeat_window: timedelta | None = _setting(
         timedelta(minutes=30), _optional(_duration), "A visitor's clicks on one link within this time count once."
@@ -167,7 +167,9 @@ class Settings:
     )
     report_bind: str | None = _setting(None, _any, "The bind of a replica, where counts, lists and exports are read.")
     timezone: tzinfo = _setting("UTC", _zone, "The time zone of the days that ``flask referrals rollup`` counts.")
-    cookie: str | None = _setting(None, _optional(_cookie_name), "A cookie for the visitor key instead of the session.")
+    cookie: str | None = _setting(
+        "referral", _optional(_cookie_name), "A cookie that keeps the visitor key when the browser is closed."
+    )
     respect_gpc: bool = _setting(False, _boolean, "Whether ``Sec-GPC: 1`` and ``DNT: 1`` prevent recognition.")
     ip_storage: str = _setting(
         "truncated",
@@ -212,7 +214,7 @@ class Settings:
         if isinstance(config.get("SECRET_KEY_FALLBACKS"), (str, bytes)):
             # Each letter would be used as a key.
             raise ConfigurationError("SECRET_KEY_FALLBACKS must be a list of keys, not one key.")
-        if self.cookie == config["SESSION_COOKIE_NAME"]:
+        if self.cookie is not None and config["SESSION_COOKIE_NAME"] in (self.cookie, f"__Host-{self.cookie}"):
             raise ConfigurationError("REFERRALS_COOKIE must be another name than SESSION_COOKIE_NAME.")
         binds = config.get("SQLALCHEMY_BINDS") or {}
         if self.report_bind is not None and self.report_bind not in [*binds]:

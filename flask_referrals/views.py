@@ -81,7 +81,7 @@ class _Views:
             if link is None:
                 abort(404)
             target = link.redirect_to
-        return self._redirect(request, target)
+        return self._state.visitor_keys.set_cookie(request, self._redirect(request, target))
 
     def _redirect(self, request: flask.Request, target: str | None) -> Response:
         location = location_of(self._state.settings, request, target)
@@ -102,7 +102,7 @@ class _Views:
         follow_query(self._state, request, response)
         refusal = self.refuse_prefetch(response)
         if refusal is None:
-            return t.cast("Response", self._state.visitor_keys.finish(request.environ, response))
+            return self._state.visitor_keys.finish(request, response)
         response.close()  # it may be an open file
         return refusal
 

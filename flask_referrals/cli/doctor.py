@@ -17,6 +17,7 @@ from werkzeug.sansio.utils import host_is_trusted
 
 from ..actors import classes_with_own_id
 from ..state import AppState, current_state
+from ..web.visitor_key import MAX_LIFETIME
 from .migrations import find_differences, how_to_migrate, in_words
 from .output import as_json, echo_json
 
@@ -252,13 +253,20 @@ def _check_same_site(state: AppState) -> Finding:
 @check("attribution")
 def _check_attribution(state: AppState) -> Finding:
     window, lifetime = state.settings.attribution_window, state.app.permanent_session_lifetime
+    limit = _days(window) if window is not None else "unlimited"
+    if state.settings.cookie is not None:
+        kept = _days(min(window or MAX_LIFETIME, MAX_LIFETIME))
+        consent = "" if state.hooks.consent else " If your visitors must agree to it first, use @referrals.consent."
+        return ok(
+            f"The attribution window is {limit}. The cookie {state.settings.cookie!r} keeps the visitor key for {kept} "
+            f"after the last click, also when the browser is closed.{consent}"
+        )
     if window is not None and lifetime < window:
         return warning(
             f"The attribution window is {_days(window)}, but visitors are forgotten after {_days(lifetime)}, when "
             "their session ends.",
-            fix="Set PERMANENT_SESSION_LIFETIME to the window or more, and session.permanent = True in your views.",
+            fix="Set REFERRALS_COOKIE to the name of a cookie that keeps the visitor key.",
         )
-    limit = _days(window) if window is not None else "unlimited"
     return ok(
         f"The attribution window is {limit}. Sessions last {_days(lifetime)} if your views set session.permanent, and "
         "otherwise until the browser is closed."

@@ -1,7 +1,8 @@
 """The visitor key: where it is kept, who may have one, and how it is read.
 
-The key is random. It is signed with the app's ``SECRET_KEY`` and kept under one entry of the Flask session, or in the
-cookie ``REFERRALS_COOKIE``. Behind it stand the clicks of its visitor that a recorder has not stored yet.
+The key is random. It is signed with the app's ``SECRET_KEY`` and kept under one entry of the Flask session. The cookie
+``REFERRALS_COOKIE`` holds the same text for the time after the session, which most browsers drop when they are closed.
+Behind the key stand the clicks of its visitor that a recorder has not stored yet.
 """
 
 import re
@@ -15,7 +16,8 @@ import flask
 from flask import Flask
 from flask.sessions import NullSession
 from itsdangerous import BadSignature, TimestampSigner
-from werkzeug.wrappers import Request
+from werkzeug.http import dump_cookie
+from werkzeug.wrappers import Request, Response
 
 from ..failures import log_failure
 from ..settings import Settings
@@ -33,24 +35,53 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}\.[A-Za-z0-9_-]{6}\.[A-Za-z0-9_-]{64}")
 #: Separates the signed key, which may be missing, from the pending clicks. It occurs in neither.
 _BEHIND = "~"
 
-# Entries of a request's environ: whether the key was dropped, what is kept now (None: nothing), the response, and
-# whether the visitor consents.
+# Entries of a request's environ: whether the key was dropped, what is kept now (None: nothing), a text in the session
+# whose key need not be signed again, the response, whether it depends on the cookie, and whether the visitor consents.
 _DROPPED = "flask_referrals.key_dropped"
 _NEW_TEXT = "flask_referrals.kept"
+_RECENT_TEXT = "flask_referrals.recent"
 _RESPONSE = "flask_referrals.response"
+_COOKIE_READ = "flask_referrals.cookie_read"
 _CONSENT = "flask_referrals.consent"
 
-#: The cookie's lifetime without REFERRALS_ATTRIBUTION_WINDOW: the 13 months that CNIL, the French data protection
+#: How long a browser may be recognised after its last click: the 13 months that CNIL, the French data protection
 #: authority, allows a cookie that measures an audience.
-_COOKIE_LIFETIME = timedelta(days=390)
+MAX_LIFETIME = timedelta(days=390)
 
 #: How far the clock of another machine, which signed a key, may be ahead.
 _CLOCK_SKEW = timedelta(seconds=60)
+
+#: Browsers take a cookie whose name begins so only from the host itself and over https, not from its subdomains
+#: (RFC 6265bis, 4.1.3).
+_HOST_PREFIX = "__Host-"
+
+
+R = t.TypeVar("R", bound=Response)
 
 
 def new_key() -> str:
     """Return a new visitor key: 256 random bits."""
     return secrets.token_urlsafe(32)
+
+
+class _Cookie(t.NamedTuple):
+    """The cookie of one app, on http or on https."""
+
+    name: str
+    #: Its other attributes than Max-Age, as in a Set-Cookie header.
+    attributes: str
+
+    @classmethod
+    def of(cls, app: Flask, name: str, *, is_secure: bool) -> "_Cookie":
+        """Return the cookie with the scope of the session's, and the name that its scope permits."""
+        interface = app.session_interface
+        path, domain = interface.get_cookie_path(app), interface.get_cookie_domain(app)
+        if is_secure and path == "/" and not domain:
+            name = f"{_HOST_PREFIX}{name}"
+        header = dump_cookie(
+            name, secure=is_secure, path=path, domain=domain, httponly=True, samesite="Lax", sync_expires=False
+        )
+        return cls(name, header.removeprefix(f"{name}="))
 
 
 class VisitorKeys:
@@ -60,9 +91,19 @@ class VisitorKeys:
         self._app = app
         self._settings = settings
         self._hooks = hooks
+        self._window = settings.attribution_window
+        self._cookie_lifetime = min(self._window or MAX_LIFETIME, MAX_LIFETIME)
+        self._max_age = int(self._cookie_lifetime.total_seconds())
+        #: How old a key is before a click signs it again.
+        self._renewal = self._cookie_lifetime / 100
+        #: The cookie on http and on https.
+        self._cookies: dict[bool, _Cookie] = {}
 
     def has_consent(self, request: Request) -> bool:
-        """Return whether the host's ``consent`` permits to recognise the visitor. An error is logged and means no."""
+        """Return whether the host's ``consent`` permits to recognise the visitor. An error is logged and means no.
+
+        The key of a visitor who does not consent is dropped.
+        """
         consent, environ = self._hooks.consent, request.environ
         if consent is None:
             return True
@@ -72,35 +113,53 @@ class VisitorKeys:
                 environ[_CONSENT] = bool(consent(request))
             except Exception:
                 log_failure("Could not tell whether a visitor consents; taken as a no.")
+            else:
+                if not environ[_CONSENT]:
+                    self.drop(request)
         return bool(environ[_CONSENT])
 
     def may_recognise(self, request: Request) -> bool:
-        """Return whether a visitor may have a key: they have not opted out, and consent where the host asks."""
-        is_asked = self._hooks.consent is not None
-        return not opts_out(request, self._settings) and (not is_asked or self.has_consent(request))
+        """Return whether a visitor may have a key: they have not opted out, and consent where the host asks.
+
+        The key of one who may not is dropped.
+        """
+        if opts_out(request, self._settings):
+            if not self.is_dropped(request):
+                self.drop(request)
+            return False
+        return self._hooks.consent is None or self.has_consent(request)
 
     def get(self, request: Request | None) -> str | None:
         """Return the visitor key of a request, or ``None`` without one that can be trusted."""
         if request is None or not self.may_recognise(request):
             return None
-        for text in self._texts(request):
-            if (key := self._verify(text.partition(_BEHIND)[0])) is not None:
+        for text, limit in self._texts(request):
+            if not text:
+                continue
+            token = text.partition(_BEHIND)[0]
+            key, age = self._verify(token)
+            if key is not None and (limit is None or age <= limit):
+                if age <= self._renewal and token == text:
+                    request.environ[_RECENT_TEXT] = text
                 return key
         return None
 
     def set(self, request: Request | None, key: str) -> None:
         """Keep a key for the visitor of the current request, if that is possible.
 
-        The same key is signed again only if its age matters, or if a secret key is about to be retired.
+        The same key is signed again only if it is no longer new, or if a secret key is about to be retired.
         """
         if request is None or not is_current(request) or not self.may_recognise(request):
             return
-        settings = self._settings
-        if not (settings.cookie or settings.attribution_window or self._app.config.get("SECRET_KEY_FALLBACKS")):
-            text = str(flask.session.get(SESSION_KEY, ""))
-            if text.partition(".")[0] == key and _BEHIND not in text:
-                return
-        self._keep(request, self._signer().sign(key).decode())
+        recent = request.environ.get(_RECENT_TEXT)
+        if (
+            recent is None
+            or recent.partition(".")[0] != key
+            or recent != flask.session.get(SESSION_KEY)
+            or (self._settings.cookie is not None and not self._has_cookie(request))
+            or self._app.config.get("SECRET_KEY_FALLBACKS")
+        ):
+            self._keep(request, self._signer().sign(key).decode())
 
     def drop(self, request: Request | None) -> None:
         """Drop the key of a request, if that is the current one, so that the next person on the browser has none."""
@@ -116,8 +175,8 @@ class VisitorKeys:
 
     def restore(self, request: Request) -> None:
         """Give back the key whose session a view cleared before it failed: Flask saves the session all the same."""
-        if not self._settings.cookie and flask.session.modified and SESSION_KEY not in flask.session:
-            arrived = next(filter(None, self._texts(request)), None)
+        if flask.session.modified and SESSION_KEY not in flask.session:
+            arrived = next((text for text, _ in self._texts(request) if text), None)
             if arrived is not None:
                 self._keep(request, arrived)
 
@@ -144,7 +203,7 @@ class VisitorKeys:
         """Return the text behind a request's key, unverified, or ``None``."""
         if request is None or not self.may_recognise(request):
             return None
-        return next(filter(None, (text.partition(_BEHIND)[2] for text in self._texts(request))), None)
+        return next(filter(None, (text.partition(_BEHIND)[2] for text, _ in self._texts(request))), None)
 
     def set_pending(self, request: Request, pending: str, key: str | None) -> None:
         """Keep a text behind the key of the current request's visitor, who may have none."""
@@ -155,90 +214,117 @@ class VisitorKeys:
     def drop_pending(self, request: Request) -> None:
         """Drop the text behind the key of a request, if that is the current one."""
         if is_current(request):
-            token, behind, _ = next(self._texts(request), "").partition(_BEHIND)
+            token, behind, _ = next((text for text, _ in self._texts(request) if text), "").partition(_BEHIND)
             if behind:
                 self._keep(request, token or None)
 
-    def _texts(self, request: Request) -> Iterator[str]:
-        """Yield what is kept for a visitor: as it is now, and as it arrived if a view has cleared the session since."""
-        cookie, is_here = self._settings.cookie, is_current(request)
-        if is_here:
+    def _texts(self, request: Request) -> Iterator[tuple[str, timedelta | None]]:
+        """Yield what is kept for a visitor, and how old it may be.
+
+        It is what this request keeps already, or else what is in the session, in the session as it arrived if a view
+        has cleared it, and in the cookie.
+        """
+        environ, window, has_changed = request.environ, self._window, True
+        if is_here := is_current(request):
             self._await_response(request)
-        if cookie is not None:
-            yield request.environ.get(_NEW_TEXT, request.cookies.get(cookie)) or ""
+        if _NEW_TEXT in environ:
+            yield environ[_NEW_TEXT] or "", window
             return
-        has_changed = True
+        text = ""
         if is_here:
             session = unwrapped(flask.session)
-            yield str(session.get(SESSION_KEY, ""))
-            has_changed = session.modified and _DROPPED not in request.environ
+            if isinstance(session, NullSession):
+                return
+            text, has_changed = str(session.get(SESSION_KEY, "")), session.modified
+            yield text, window
         interface = self._app.session_interface
         if has_changed and interface.get_cookie_name(self._app) in request.cookies:
             arrived: t.Any = interface.open_session(self._app, t.cast(flask.Request, request)) or {}
-            yield str(arrived.get(SESSION_KEY, ""))
+            text = str(arrived.get(SESSION_KEY, text))
+            yield text, window
+        if self._settings.cookie is not None and not text:
+            environ[_COOKIE_READ] = True
+            name, cookies = self._cookie(request).name, request.cookies
+            if name in cookies:
+                yield cookies[name], self._cookie_lifetime
 
     def _keep(self, request: Request, text: str | None) -> None:
         """Keep a text for the visitor of the current request, or none."""
-        cookie, environ, session = self._settings.cookie, request.environ, unwrapped(flask.session)
-        name, kept = (SESSION_KEY, session) if cookie is None else (cookie, request.cookies)
-        if isinstance(session, NullSession) or (text is None and name not in kept and _NEW_TEXT not in environ):
+        environ, session, settings = request.environ, unwrapped(flask.session), self._settings
+        if isinstance(session, NullSession):
             return  # without a session there is no cookie either: a login could not drop it
+        changes = text is not None or SESSION_KEY in session or _NEW_TEXT in environ or self._has_cookie(request)
         environ[_NEW_TEXT] = text
-        if cookie is None and text is not None:
+        # A click from another site comes without a Strict session: one with the key would replace it.
+        is_avoided = settings.cookie is not None and self._app.config["SESSION_COOKIE_SAMESITE"] == "Strict"
+        if text is not None and not is_avoided:
             session[SESSION_KEY] = text
-        elif cookie is None:
-            session.pop(SESSION_KEY, None)
-        self._await_response(request)
-        self.finish(environ, environ.get(_RESPONSE))
+        elif SESSION_KEY in session:
+            del session[SESSION_KEY]
+        if changes:
+            self._await_response(request)
+            if environ[_RESPONSE] is not None:
+                self.finish(request, environ[_RESPONSE])
 
     def _await_response(self, request: Request) -> None:
-        # Without a cookie, the answer of a link needs nothing: no cache stores it.
-        is_link = self._settings.cookie is None and getattr(request, "endpoint", None) == REDIRECT_ENDPOINT
-        if not is_link and _RESPONSE not in request.environ:
+        """Have :meth:`finish` called. The view of a link calls :meth:`set_cookie`, which is quicker."""
+        if _RESPONSE not in request.environ:
             request.environ[_RESPONSE] = None
-            flask.after_this_request(partial(self.finish, request.environ))
+            if getattr(request, "endpoint", None) != REDIRECT_ENDPOINT:
+                flask.after_this_request(partial(self.finish, request))
 
-    def finish(self, environ: dict[str, t.Any], response: t.Any) -> t.Any:
+    def finish(self, request: Request, response: R) -> R:
         """Set the cookie, if it has changed, on a response, and keep shared caches from storing the visitor key."""
-        cookie = self._settings.cookie
-        if response is None or _RESPONSE not in environ:
+        environ = request.environ
+        has_changed, is_read = _NEW_TEXT in environ, _COOKIE_READ in environ
+        if (has_changed or is_read) and "no-store" not in response.headers.get("Cache-Control", ""):
+            if is_read:
+                response.vary.add("Cookie")
+            if has_changed:
+                response.cache_control.public = False
+                response.cache_control.private = True
+        return self.set_cookie(request, response)
+
+    def set_cookie(self, request: Request, response: R) -> R:
+        """Set the cookie, if it has changed, on a response that no cache stores. What is kept later reaches it, too."""
+        environ, settings = request.environ, self._settings
+        is_repeated, environ[_RESPONSE] = environ.get(_RESPONSE) is not None, response
+        if _NEW_TEXT not in environ or settings.cookie is None:
             return response
-        environ[_RESPONSE] = response
-        if cookie is not None:
-            response.vary.add("Cookie")
-        if _NEW_TEXT not in environ:
-            return response
-        if "no-store" not in response.headers.get("Cache-Control", ""):
-            response.cache_control.public = False
-            response.cache_control.private = True
-        if cookie is None:
-            return response
-        text, interface = environ[_NEW_TEXT], self._app.session_interface
-        cookies = response.headers.getlist("Set-Cookie")
-        response.headers.setlist("Set-Cookie", [each for each in cookies if not each.startswith(f"{cookie}=")])
-        response.set_cookie(
-            cookie,
-            text or "",
-            max_age=(self._settings.attribution_window or _COOKIE_LIFETIME) if text is not None else 0,
-            path=interface.get_cookie_path(self._app),
-            domain=interface.get_cookie_domain(self._app),
-            secure=interface.get_cookie_secure(self._app),
-            httponly=True,
-            samesite="Lax",
-        )
+        (name, attributes), text = self._cookie(request), environ[_NEW_TEXT]
+        if is_repeated:
+            cookies = response.headers.getlist("Set-Cookie")
+            response.headers.setlist("Set-Cookie", [each for each in cookies if not each.startswith(f"{name}=")])
+        if text is not None:
+            response.headers.add("Set-Cookie", f"{name}={text}{attributes}; Max-Age={self._max_age}")
+        elif name in request.cookies:
+            response.headers.add("Set-Cookie", f"{name}={attributes}; Max-Age=0")
         return response
+
+    def _has_cookie(self, request: Request) -> bool:
+        """Return whether the browser sent the cookie, and it is in use."""
+        return self._settings.cookie is not None and self._cookie(request).name in request.cookies
+
+    def _cookie(self, request: Request) -> _Cookie:
+        is_secure = request.is_secure or bool(self._app.config["SESSION_COOKIE_SECURE"])
+        cookie = self._cookies.get(is_secure)
+        if cookie is None:
+            cookie = _Cookie.of(self._app, self._settings.cookie or "", is_secure=is_secure)
+            self._cookies[is_secure] = cookie
+        return cookie
 
     def _signer(self) -> TimestampSigner:
         # Read from the config each time: a host may replace its keys.
         config = self._app.config
         return visitor_signer(*(config.get("SECRET_KEY_FALLBACKS") or ()), config["SECRET_KEY"])
 
-    def _verify(self, token: str) -> str | None:
+    def _verify(self, token: str) -> tuple[str | None, timedelta]:
+        """Return the key of a signed text, or ``None``, and its age."""
         if not _TOKEN.fullmatch(token):
-            return None
+            return None, timedelta(0)
         try:
             key, signed_at = self._signer().unsign(token, return_timestamp=True)
         except BadSignature:
-            return None
-        age, window = now() - signed_at, self._settings.attribution_window
-        return key.decode() if -_CLOCK_SKEW <= age and (window is None or age <= window) else None
+            return None, timedelta(0)
+        age = now() - signed_at
+        return (key.decode() if -_CLOCK_SKEW <= age else None), age

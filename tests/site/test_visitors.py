@@ -235,10 +235,10 @@ class TestForgery:
         assert key_in(token_of(client)) != key_in(token)
         assert client.post("/act/BOUGHT").text == code
 
-    def test_key_is_read_from_the_session_alone(self, host: Host, token: str) -> None:
+    def test_key_is_read_from_the_session_and_its_cookie_alone(self, host: Host, token: str) -> None:
         stranger = host.client()
         stranger.set_cookie(ENTRY, token)
-        stranger.set_cookie("referral", token)
+        stranger.set_cookie("visitor", token)
         answer = stranger.post(
             f"/act/BOUGHT?{ENTRY}={token}&session_key={key_in(token)}&key={token}",
             data={ENTRY: token, "session_key": key_in(token), "key": token},
@@ -315,7 +315,8 @@ class TestTime:
         assert self.visit(host, click_age=HOUR - 1)
         assert not self.visit(host, click_age=HOUR + 1)
 
-    def test_both_last_for_ever_without_a_window(self, host: Host) -> None:
+    def test_both_are_valid_at_any_age_without_a_window(self, new_host: MakeHost) -> None:
+        host = new_host(REFERRALS_ATTRIBUTION_WINDOW=None)
         age = timedelta(days=5 * 365).total_seconds()
         assert self.visit(host, click_age=age, key_age=age)
 
