@@ -28,6 +28,8 @@ from tests.host import Host, make_host
 START = 1_900_000_000
 HOUR, DAY = 3600, 86400
 REPEAT_WINDOW = HOUR / 2
+#: The longest lifetime of the cookie with the visitor key.
+LONGEST = 390 * DAY
 BOT = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
 KINDS: dict[str, dict[str, str]] = {
     "human": {},
@@ -116,7 +118,9 @@ class Model:
                 self.visitors += 1
                 row.visitor = self.visitors
             if row.ignored is None:
-                browser.visitor, browser.visitor_since = row.visitor, self.time
+                age = self.time - browser.visitor_since
+                if row.visitor != browser.visitor or age > (self.window or LONGEST) / 1000:
+                    browser.visitor, browser.visitor_since = row.visitor, self.time
 
     def credited(self, browser: Browser) -> str | None:
         """The link that earns what is done now."""
@@ -251,10 +255,17 @@ class CreditMachine(RuleBasedStateMachine):
         client.post("/logout")
 
     @rule(which=which)
-    def clear_the_session(self, which: int) -> None:
+    def close_and_start_again(self, which: int) -> None:
+        client, browser = self.browsers[which]
+        browser.user = None
+        client.delete_cookie("session")
+
+    @rule(which=which)
+    def clear_the_cookies(self, which: int) -> None:
         client, browser = self.browsers[which]
         browser.user = browser.visitor = None
-        client.delete_cookie("session")
+        for name in ("session", "referral"):
+            client.delete_cookie(name)
 
     @rule()
     def refund(self) -> None:

@@ -95,7 +95,7 @@ class VisitorKeys:
         self._cookie_lifetime = min(self._window or MAX_LIFETIME, MAX_LIFETIME)
         self._max_age = int(self._cookie_lifetime.total_seconds())
         #: How old a key is before a click signs it again.
-        self._renewal = self._cookie_lifetime / 100
+        self._renewal = self._cookie_lifetime / 1000
         #: The cookie on http and on https.
         self._cookies: dict[bool, _Cookie] = {}
 
