@@ -38,7 +38,7 @@ LONGEST_DELAY = timedelta(hours=18)
 SETTINGS: tuple[dict[str, Any], ...] = (
     {"REFERRALS_ATTRIBUTION": "last"},
     {"REFERRALS_ATTRIBUTION": "first"},
-    {"REFERRALS_ATTRIBUTION": "last", "REFERRALS_ATTRIBUTION_WINDOW": timedelta(days=90)},
+    {"REFERRALS_ATTRIBUTION": "last", "REFERRALS_ATTRIBUTION_WINDOW": None},
     {"REFERRALS_ATTRIBUTION": lambda touches: min(touches, key=lambda touch: touch.referral.code, default=None)},
 )
 #: The links of a journey, and their owners. Each of the two users has a browser.
@@ -102,7 +102,7 @@ class Journey:
 
     def run(self, steps: int) -> None:
         acts: list[Callable[[], None]] = [self.click] * 6 + [self.act, self.log_in, self.log_out, self.deliver] * 2
-        acts += [self.expire, self.void, self.roll_up, self.click_here_and_there]
+        acts += [self.close_browser, self.expire, self.void, self.roll_up, self.click_here_and_there]
         for _ in range(steps):
             self.wait()
             self.chance.choice(acts)()
@@ -147,6 +147,10 @@ class Journey:
     def log_out(self) -> None:
         who = self.chance.randrange(len(USERS))
         self.both(lambda site: site.clients[who].post("/logout").status_code)
+
+    def close_browser(self) -> None:
+        who = self.chance.randrange(len(USERS))
+        self.both(lambda site: site.clients[who].delete_cookie("session"))
 
     def expire(self) -> None:
         link, time = self.chance.choice(["a", "b"]), datetime.now(timezone.utc)
