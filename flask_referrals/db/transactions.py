@@ -304,7 +304,8 @@ class OwnTransaction(Transaction):
 class ConnectionTransaction(OwnTransaction):
     """An own transaction on a connection of its own, which the host's session knows nothing of.
 
-    Where the host's sessions route statements or have listeners, it is a session of the host's kind.
+    Where the host's sessions route statements, have listeners or share one connection, it is a session of the host's
+    kind.
     """
 
     _: KW_ONLY
@@ -350,9 +351,11 @@ class ConnectionTransaction(OwnTransaction):
         if probe is None:
             probe = database.probes[factory.class_] = factory()
         is_routed = factory.class_.get_bind is not database.plain_get_bind
-        if is_routed or any(_get_listeners(probe.dispatch)):
+        bind: sa.Engine | sa.Connection = database.get_engines()[database.bind_key]
+        # A connection in the place of an engine has a transaction of the host's tests, which only sessions can join.
+        if is_routed or any(_get_listeners(probe.dispatch)) or isinstance(bind, sa.Connection):
             return database.new_session()
-        connection = database.get_engines()[database.bind_key].connect()
+        connection = bind.connect()
         if self.is_single and database.dialect.name == "postgresql":
             return connection.execution_options(isolation_level="AUTOCOMMIT")
         return connection

@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from flask_referrals import CodeTakenError, ConfigurationError, Referral
 from tests.conftest import MakeHost
-from tests.host import Host, in_parallel
+from tests.host import Host, follow, in_parallel
 from tests.site.helpers import CONFLICT, Row, declare_on, engine_of, failing, find_user, on_connect, rows
 
 READ_ONLY = {
@@ -264,3 +264,20 @@ class TestRetry:
                 response = Referral.attach("tea", user=mia)
                 assert response is not None and response.action == "ATTACHED"
         assert rows(host) == [Row("ATTACHED", "mia")]
+
+
+def test_click_joins_the_transaction_of_a_test(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's tests replace the engine by a connection, and roll its transaction back: docs/testing.rst."""
+    with host.app.app_context():
+        engines: Any = host.db.engines
+        host.db.session.configure(join_transaction_mode="create_savepoint")
+    with engines[None].connect() as connection, monkeypatch.context() as replaced:
+        transaction = connection.begin()
+        connection.execute(sa.insert(host.Product).values(name="tea"))  # SQLite's driver begins with a write
+        replaced.setitem(engines, None, connection)
+        client = host.client()
+        follow(host, client)
+        client.post("/signup", data={"name": "mia"})
+        assert rows(host) == [Row("RESPONDED", "mia"), Row("SIGNED_UP", "mia")]
+        transaction.rollback()
+    assert rows(host) == []
