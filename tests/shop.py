@@ -38,16 +38,17 @@ def open_shop(database_url: str, instance: Path) -> Iterator[str]:
             stderr=subprocess.STDOUT,
         )
     try:
-        yield _address(server, log)
+        yield wait_for_address(server, log)
     finally:
         server.terminate()
         server.wait(timeout=10)
 
 
-def _address(server: subprocess.Popen[bytes], log: Path) -> str:
+def wait_for_address(server: subprocess.Popen[bytes], log: Path) -> str:
+    """Return the address that a server prints in its log when it is open."""
     give_up = time.monotonic() + 60
     while time.monotonic() < give_up and server.poll() is None:
         if found := re.search(r"http://[^\s/]+", log.read_text()):
             return found[0]
         time.sleep(0.05)
-    pytest.fail(f"The shop did not open:\n{log.read_text()}")
+    pytest.fail(f"The server did not start:\n{log.read_text()}")

@@ -2,61 +2,44 @@
 
 import os
 import re
-import sys
+import runpy
 from dataclasses import fields
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from flask_referrals.settings import Settings
-from tests.host import BROWSER
+from tests.pages import snippet
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.rst").read_text()
 
 
-def code_block(heading: str, language: str) -> str:
-    """The first block of a language under a heading, without its indentation."""
-    section = README.split(f"\n{heading}\n", 1)[1]
-    match = re.search(rf"\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", section)
-    assert match is not None
-    return re.sub(r"^    ", "", match[1], flags=re.MULTILINE)
-
-
-def test_quickstart_works_word_for_word(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "quickstart.py").write_text(code_block("Quickstart", "python"))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("FLASK_SECRET_KEY", "a test's secret")
+def test_quickstart_works_on_each_database(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands, and two browsers: tests/servers/test_quickstart.py."""
+    file = snippet("../README.rst", "python", "app = Flask")
+    assert len(file.strip().splitlines()) <= 40
+    (tmp_path / "app.py").write_text(file)
     monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database_url)
-    monkeypatch.delitem(sys.modules, "quickstart", raising=False)
-    quickstart = import_module("quickstart")
-    app = quickstart.create_app()
+    quickstart = runpy.run_path(str(tmp_path / "app.py"))
+    app, db = quickstart["app"], quickstart["db"]
     with app.app_context():
-        quickstart.db.create_all()
+        db.create_all()
     try:
         owner, friend = app.test_client(), app.test_client()
-        for client in (owner, friend):
-            client.environ_base["HTTP_USER_AGENT"] = BROWSER
-        owner.post("/signup", data={"name": "olga"})
-        with app.test_request_context():
-            user = quickstart.db.session.query(quickstart.User).one()
-            link = user.referral.url
-            assert user.referral.label == "welcome mail"
-        assert friend.get(link).status_code == 302
-        friend.post("/signup", data={"name": "mia"})
-        with app.app_context():
-            user = quickstart.db.session.query(quickstart.User).filter_by(name="olga").one()
-            assert [(response.action, response.user.name) for response in user.referral.responses] == [
-                ("SIGNED_UP", "mia"),
-                ("RESPONDED", "mia"),
-            ]
+        page = owner.post("/", data={"name": "Olga"}, follow_redirects=True).text
+        (link,) = re.findall(r">(http://[^<]+)<", page)
+        assert friend.get(link).headers["Location"] == "/"
+        assert "<li>A visitor: Clicked on the link</li>" in owner.get("/").text
+        friend.post("/", data={"name": "Mia"})
+        items = re.findall("<li>(.*)</li>", owner.get("/").text)
+        assert items == ["Mia: SIGNED_UP", "Mia: Clicked on the link"]
     finally:
         with app.app_context():
-            quickstart.db.session.remove()
-            quickstart.db.drop_all()
-            quickstart.db.engine.dispose()
+            db.session.remove()
+            db.drop_all()
+            db.engine.dispose()
 
 
 def test_table_of_settings_has_the_defaults_and_descriptions_of_the_code() -> None:
