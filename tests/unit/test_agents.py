@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flask_referrals.web.agents import is_bot
 from tests.host import BROWSER
+from tests.pages import snippet
 
 
 def published(group: str) -> list[str]:
@@ -90,6 +92,15 @@ def test_app_of_facebook_on_android_names_no_browser() -> None:
 @pytest.mark.parametrize("agent", ["", " ", "-", "Newcomer/1.0", "Mozilla/5.0 (compatible)"])
 def test_agent_that_names_no_browser_is_no_person(agent: str) -> None:
     assert is_bot(agent)
+
+
+def test_headless_browser_of_a_hosts_tests_is_a_person() -> None:
+    """Started as docs/testing.rst says."""
+    names: dict[str, Any] = {}
+    exec(snippet("testing.rst", "python", "ChromeOptions"), names)
+    (agent,) = [each[13:] for each in names["options"].arguments if each.startswith("--user-agent=")]
+    assert not is_bot(agent)
+    assert is_bot(agent.replace("Chrome/", "HeadlessChrome/"))
 
 
 def test_no_more_of_an_agent_is_looked_at_than_browsers_need() -> None:
