@@ -43,6 +43,12 @@ def run(folder: Path, conftest: str, tests: str, database_url: str) -> str:
     return report.splitlines()[-1]
 
 
+def test_no_block_is_left_out() -> None:
+    """The browser's is in ``unit/test_agents.py``."""
+    run = [SET_UP, NEW_TABLES, ROLLED_BACK, TESTS, snippet(PAGE, "python", "ChromeOptions")]
+    assert [block for block in snippets(PAGE, "python") if block not in "".join(run)] == []
+
+
 @pytest.mark.parametrize("empty_database", [NEW_TABLES, ROLLED_BACK], ids=["tables", "rollback"])
 def test_suite_passes(database_url: str, tmp_path: Path, empty_database: str) -> None:
     assert re.fullmatch(r"\d+ passed in .*", run(tmp_path, SET_UP + empty_database, TESTS, database_url))
