@@ -223,7 +223,7 @@ def flask_jwt_extended(app: Flask, db: SQLAlchemy) -> None:
 
     @app.post("/logout")
     def log_out() -> str:
-        session.clear()
+        referrals.drop_visitor_key()
         return ""
 
 
@@ -248,7 +248,7 @@ def flask_jwt_extended_without_user_model(app: Flask, db: SQLAlchemy) -> None:
 
     @app.post("/logout")
     def log_out() -> str:
-        session.clear()
+        referrals.drop_visitor_key()
         return ""
 
 
@@ -292,6 +292,7 @@ def tutorial(app: Flask, db: SQLAlchemy) -> None:
     @app.post("/logout")
     def log_out() -> str:
         session.clear()
+        referrals.drop_visitor_key()
         return ""
 
 

@@ -305,7 +305,10 @@ def _check_admin(state: AppState) -> Finding | None:
 @check("users")
 def _check_users(state: AppState) -> Finding:
     if state.hooks.user_loader is not None:
-        return ok("The user_loader of the app returns the current user.")
+        return ok(
+            "The user_loader of the app returns the current user. Login and logout must call link_user() and "
+            "drop_visitor_key(), unless Flask-Login does them."
+        )
     if hasattr(state.app, "login_manager"):
         return ok("Flask-Login returns the current user.")
     return warning(

@@ -27,7 +27,7 @@ def test_visitors_are_credited_with_their_own_clicks_alone(host: Host, client: F
 def test_last_click_is_the_last_by_time_and_of_one_moment_the_last_row(
     new_host: MakeHost, policy: object, seconds: tuple[int, int], winner: str
 ) -> None:
-    host = new_host(REFERRALS_ATTRIBUTION=policy)
+    host = new_host(REFERRALS_ATTRIBUTION=policy, REFERRALS_ATTRIBUTION_WINDOW=None)
     client = host.client()
     codes = {path: follow(host, client, path) for path in ("/a", "/b")}
     with host.app.app_context():

@@ -336,7 +336,7 @@ class TestTokens(OnSQLite):
         @site.app.post("/logout-that-keeps")
         def log_out_of_the_site() -> str:
             session["basket"] = "tea"
-            session.pop("_referral", None)
+            current_referrals.drop_visitor_key()
             return ""
 
         browser = Browser(site)
