@@ -2,7 +2,7 @@
 
 ::
 
-    python -m tests.fuzz.http --requests 200000 --database postgresql
+    python -m tests.fuzz.http --requests 200000 --database sqlite postgresql mariadb
 
 Hypothesis makes up the raw values of a WSGI request to a link, to the form that makes one, to a form in which a code is
 typed, or to a page with a code in its query: method, path, query, headers, cookies and body. Codes come in the wrong
@@ -20,8 +20,8 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -293,7 +293,8 @@ class Sites:
             with host.app.test_request_context():
                 form = render_template_string("{{ create_referral_form('/', target=target) }}", target=kettle)
         self.token = form.split('name="target" value="')[1].split('"')[0]
-        self.requests = _requests(_cookies(self.hosts[1]), self.token)
+        self.cookies = _cookies(self.hosts[1])
+        self.requests = _requests(self.cookies, self.token)
 
     def close(self) -> None:
         """Drop the tables, and close all connections."""
@@ -302,6 +303,11 @@ class Sites:
                 host.db.session.remove()
                 host.db.drop_all()
                 host.db.engine.dispose()
+
+    def adopt(self, cookies: list[str]) -> None:
+        """Store clicks of the visitors of other sites with the same secret key."""
+        for each in cookies:
+            self.hosts[1].app.test_client(use_cookies=False).get("/referrals/good", headers={"Cookie": each})
 
     def send(self, sent: Sent) -> Outcome:
         """Send a request, and tell what came of it."""
@@ -330,19 +336,24 @@ class Sites:
             outcome.faults[f"logged: {_VALUE.sub('…', text.splitlines()[-1])}"].append(sent)
         return outcome
 
-    def run(self, number: int, first_seed: int = 1) -> Outcome:
-        """Send a number of requests.
+    def run(self, number: int, first_seed: int = 1, others: Sequence["Sites"] = ()) -> list[Outcome]:
+        """Send a number of requests, and tell what came of them here and on other sites.
 
         :param number: how many.
         :param first_seed: makes them the same again.
+        :param others: sites on other databases, which get the same requests: it takes longer to make one up.
         """
-        outcome = Outcome()
+        everywhere = [self, *others]
+        for each in others:
+            each.adopt(self.cookies)
+        outcomes = [Outcome() for _ in everywhere]
 
         def send(sent: Sent) -> None:
-            outcome.add(self.send(sent))
+            for sites, outcome in zip(everywhere, outcomes, strict=True):
+                outcome.add(sites.send(sent))
 
         batch_seed = first_seed
-        while (left := number - outcome.statuses.total()) > 0:
+        while (left := number - outcomes[0].statuses.total()) > 0:
             limits = settings(
                 max_examples=min(BATCH, left),
                 database=None,
@@ -352,7 +363,7 @@ class Sites:
             )
             seed(batch_seed)(limits(given(self.requests)(send)))()
             batch_seed += 1
-        return outcome
+        return outcomes
 
 
 def attach() -> tuple[str, int]:
@@ -522,30 +533,33 @@ def _bodies(draw: st.DrawFn, token: str) -> tuple[str, bytes]:
 
 
 def main() -> int:
-    """Send all requests to one database, and print what came of them."""
+    """Send all requests to each database, and print what came of them."""
     parser = argparse.ArgumentParser(description="Send made-up requests.")
     parser.add_argument("--requests", type=int, default=200_000)
-    parser.add_argument("--database", choices=NAMES, default="sqlite")
+    parser.add_argument("--database", choices=NAMES, nargs="+", default=["sqlite"])
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     started = time.perf_counter()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        new_database(options.database, Path(folder)) as url,
-        new_sites(url) as sites,
-    ):
-        outcome = sites.run(options.requests, options.seed)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        urls = [stack.enter_context(new_database(name, Path(folder))) for name in options.database]
+        sites, *others = (stack.enter_context(new_sites(url)) for url in urls)
+        outcomes = sites.run(options.requests, options.seed, others)
+    print(f"{options.requests} requests to each database in {time.perf_counter() - started:.0f} s")
+    for name, outcome in zip(options.database, outcomes, strict=True):
+        show(name, outcome)
+    return 1 if any(outcome.faults for outcome in outcomes) else 0
+
+
+def show(name: str, outcome: Outcome) -> None:
+    """Print what came of the requests to a database."""
     by_status = ", ".join(f"{count} x {status}" for status, count in sorted(outcome.statuses.items()))
     classes = Counter(f"{status // 100}xx" for status in outcome.statuses.elements())
     by_class = ", ".join(f"{count} x {name}" for name, count in sorted(classes.items()))
     for what, requests in outcome.faults.items():
         print(f"{len(requests)} x {what}, such as {min(map(str, requests), key=len)}")
-    print(
-        f"{options.database}: {outcome.statuses.total()} requests in {time.perf_counter() - started:.0f} s: {by_class}"
-    )
+    print(f"{name}: {outcome.statuses.total()} requests: {by_class}")
     print(f"  {by_status}")
     print(f"  {outcome.statuses[500]} x 500, {len(outcome.faults)} faults")
-    return 1 if outcome.faults else 0
 
 
 if __name__ == "__main__":
