@@ -3,6 +3,7 @@
 import re
 import typing as t
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from decimal import Context, Decimal
 from functools import partial
@@ -28,7 +29,6 @@ from .db.transactions import (
 )
 from .delivery import send_after_commit
 from .exceptions import InvalidValueError
-from .failures import log_failure
 from .logins import join_history
 from .signals import response_recorded
 from .state import AppState
@@ -166,16 +166,18 @@ class _Recording:
 
     def _log(self) -> None:
         """Log the database failure, unless somebody has to hear of it: a webhook or a worker, which retries."""
-        if self.request is None or self.action.key is not None or self.state.raises_failures:
+        if self.action.key is not None:
             raise
-        log_failure("The action %r could not be recorded.", self.action.name)
+        self.state.log_or_raise("The action %r could not be recorded.", self.action.name)
 
     def record_under_credit(self, actor: Actor) -> ResponseColumns | None:
         """Store the response under the referral that earns the credit."""
         if self.is_joining or self.state.recorder is not None:
             join_history(self.state, self.transaction, self.request, actor)
         # Once they are joined, all of the visitor's responses are the user's.
-        choice = choose_referral(self.state, Actor(actor.user_id) if self.is_joining else actor)
+        has_reading = callable(self.state.settings.attribution)  # of the touches that the callable is given
+        with self.transaction.read() if has_reading else nullcontext():
+            choice = choose_referral(self.state, Actor(actor.user_id) if self.is_joining else actor)
         if choice is None:
             return None
         if isinstance(self.transaction, HostTransaction) and self.state.database.dialect.name == "sqlite":

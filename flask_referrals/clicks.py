@@ -185,7 +185,12 @@ def attach_code(
 ) -> ResponseColumns | None:
     """Store a touch of the link whose code was typed, by the rules of a click."""
     transaction = open_transaction(state.database, commit=commit)
-    referral = transaction.run(partial(find_typed_link, state, code, request))
+
+    def read() -> str:
+        with transaction.read():
+            return find_typed_link(state, code, request).code
+
+    code = transaction.run(read)
     transaction = open_transaction(state.database, commit=commit)
     find_visitor = partial(current_actor, state, request, user, join=join)
     if request is None or user_key(state, user) is not None:
@@ -196,7 +201,7 @@ def attach_code(
         is_here = is_current(request)
         reason = ignored_reason(request, state.settings, state.hooks, is_click=False) if is_here else None
         who = _identify(state, request, reason, find_visitor)
-    query, parameters = _choose(state, referral.code, who)
+    query, parameters = _choose(state, code, who)
     choice = Choice(t.cast(ClickQuery, query)._replace(action=ATTACH), parameters)
     return record_touch(state, request, transaction, Action(ATTACH, may_fail=True), who[1], choice)
 

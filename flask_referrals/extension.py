@@ -148,7 +148,8 @@ class Referrals:
         """Join the history of the current visitor to a user. Call it at login, unless Flask-Login does the login.
 
         All unclaimed responses of the visitor get the user, ``user_linked_to_response`` is sent for each, and the
-        visitor key is dropped. It works after ``session.clear()`` too.
+        visitor key is dropped. It works after ``session.clear()`` too. A database failure is logged within a request,
+        except in debug and testing mode; the next recorded action joins then.
 
         :param user: the user. A user without a primary key yet is flushed first.
         :param commit: commit the session; ``False`` only flushes, in the host's transaction.

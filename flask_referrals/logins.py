@@ -32,6 +32,8 @@ from .times import EPOCH
 from .types import Actor, Anonymous, Event
 from .web.client import resolve_request, unwrapped
 
+_JOIN_FAILED = "A visitor's history could not be joined to the user who logged in; the next action retries."
+
 
 def claim_responses(state: AppState, transaction: Transaction, actor: Actor, *conditions: Condition) -> None:
     """Assign a visitor's unclaimed responses to a user, in one UPDATE: the first claim wins.
@@ -87,11 +89,12 @@ def join_history(state: AppState, transaction: Transaction, request: Request | N
 
 
 def link_user(state: AppState, request: Request | None, user: t.Any, *, commit: bool) -> None:
-    """Join the history of the request's visitor to a user, in the host's session."""
+    """Join the history of the request's visitor to a user, in the host's session. If it fails, the key is kept."""
     transaction = open_transaction(state.database, commit=commit)
     actor = Actor(require_user_key(state, user), state.visitor_keys.get(request))
     if actor.visitor_key is not None:
-        transaction.run(partial(join_history, state, transaction, request, actor))
+        join = partial(join_history, state, transaction, request, actor)
+        transaction.run(join, on_failure=partial(state.log_or_raise, _JOIN_FAILED))
 
 
 def link_responses(state: AppState, referral_id: int, user: t.Any, visitor_key: str, *, commit: bool) -> None:
@@ -156,8 +159,7 @@ def join_at_login(state: AppState, user: t.Any) -> None:
         join = _Join(state, request, user, visitor_key, pending)
         if is_in_transaction(state.database):
             after_this_request(join.before_response)
-        failure = "A visitor's history could not be joined to the user who logged in; the next action retries."
-        defer(state, request, join.run, failure)
+        defer(state, request, join.run, _JOIN_FAILED)
     except Exception:
         log_failure("A visitor's history could not be joined to the user who logged in.")
 

@@ -4,6 +4,7 @@ import typing as t
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 
 from sqlalchemy import inspect
 from sqlalchemy.orm import DynamicMapped
@@ -289,5 +290,6 @@ def _settled_actor(request: Request | None) -> tuple[AppState, Actor | Anonymous
     transaction = HostTransaction(database, flush=False) if is_in_transaction(database) else OwnTransaction(database)
     actor = current_actor(state, request)
     if has_pending(state, request):
-        transaction.run(lambda: settle_pending(state, transaction, request))
+        failure = partial(state.log_or_raise, "The clicks of a visitor could not be stored before the recorder's turn.")
+        transaction.run(partial(settle_pending, state, transaction, request), on_failure=failure)
     return state, actor

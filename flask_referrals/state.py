@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from flask import Flask, current_app
+from flask import Flask, current_app, has_request_context
 
 from .db.database import Database
 from .db.replica import Reports
 from .exceptions import ConfigurationError
+from .failures import log_failure
 from .limits import GuessLimit
 from .settings import Settings
 from .types import Hooks, Recorder, TargetType
@@ -31,10 +32,14 @@ class AppState:
     guesses: GuessLimit
     recorder: Recorder | None
 
-    @property
-    def raises_failures(self) -> bool:
-        """Whether a database failure is raised, not logged, also where a page could do without the result."""
-        return self.app.debug or self.app.testing
+    def log_or_raise(self, message: str, *args: object) -> None:
+        """Log the database failure that is being handled, so that a page goes on without the result.
+
+        Raise it where somebody must hear of it: outside a request, and in debug and testing mode.
+        """
+        if self.app.debug or self.app.testing or not has_request_context():
+            raise
+        log_failure(message, *args)
 
 
 def current_state() -> AppState:

@@ -2,13 +2,12 @@
 
 import typing as t
 from collections.abc import Sequence
+from functools import partial
 
 from flask import Flask, render_template
 from markupsafe import Markup
-from sqlalchemy.exc import SQLAlchemyError
 
-from .db.transactions import recover
-from .failures import log_failure
+from .actors import user_key
 from .models import ReferralResponseMixin
 from .reports import counted_responses
 from .state import current_state
@@ -25,17 +24,13 @@ def create_referral_form(url: str, target: t.Any = None, label: str = "") -> Mar
 def referral_responses(user: t.Any, limit: int | None = None) -> Sequence[ReferralResponseMixin]:
     """Return at most ``limit`` counted responses to all links of a user, newest first.
 
-    A database failure is logged and the list is empty then, except in debug and testing mode.
+    Within a request, a database failure is logged and the list is empty, except in debug and testing mode.
     """
     state = current_state()
-    try:
-        return counted_responses(state, user=user, limit=limit)
-    except SQLAlchemyError:
-        if state.raises_failures:
-            raise
-        log_failure("Could not list the responses to a user's links.")
-        recover(state.database)
-        return []
+    user_key(state, user)  # a new user is flushed here: that error is the host's
+    read = partial(counted_responses, state, user=user, limit=limit)
+    failure = partial(state.log_or_raise, "Could not list the responses to a user's links.")
+    return state.reports.run(read, on_failure=failure) or []
 
 
 def action_display(action: str) -> str:

@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import set_committed_value
 
+from .after_commit import Callback
 from .database import Database
+from .transactions import HostTransaction, T, Work
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Reports:
             loaded = {sa.inspect(each).key: each for each in session}
             session.expunge_all()
         return _move(found, loaded, self._database.session)
+
+    def run(self, read: Work[T], on_failure: Callback) -> T | None:
+        """Read for a page that can do without: as :meth:`.HostTransaction.run_read` in the host's session."""
+        transaction = HostTransaction(self._database)
+        return transaction.run_read(read, on_failure, is_elsewhere=self._bind is not None)
 
     @contextmanager
     def _replica(self, bind: str) -> Iterator[Session]:

@@ -34,6 +34,8 @@ FIRST_PAUSE = 0.01
 _CONFLICT_STATES = {"40001", "40P01"}
 _CONFLICT_NUMBERS = {1213, 1205, 1020, 1305}
 _SQLITE_BUSY_SNAPSHOT = 517
+# MariaDB ends the transaction after these: deadlock, changed record, and a savepoint that was lost with it.
+_ROLLBACK_NUMBERS = {1213, 1020, 1305}
 # MariaDB: a number out of range, a character that the column's set lacks, a text that is too long; MySQL: the second.
 _REFUSAL_NUMBERS = {1264, 1366, 1406, 3988}
 
@@ -56,6 +58,11 @@ def is_transient(error: BaseException) -> bool:
         or not _CONFLICT_NUMBERS.isdisjoint(cause.args[:1])
         or getattr(cause, "sqlite_errorcode", None) == _SQLITE_BUSY_SNAPSHOT
     )
+
+
+def _is_rolled_back(error: SQLAlchemyError) -> bool:
+    """Return whether MariaDB or MySQL has rolled back the whole transaction, not only the statement."""
+    return not _ROLLBACK_NUMBERS.isdisjoint(getattr(getattr(error, "orig", None), "args", ())[:1])
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -192,21 +199,55 @@ class HostTransaction(Transaction):
     def run(self, work: Work[T], find: Find[T] | None = None, *, on_failure: Callback | None = None) -> T:
         if self.flush:
             self.session.flush()
-        hosts = self.session.get_transaction()
         is_logged = False
+
+        def log() -> None:
+            nonlocal is_logged
+            t.cast(Callback, on_failure)()
+            is_logged = True
+
+        guard = nullcontext if self.flush else self.write
+        result = self._try(work, guard, log if on_failure is not None else None)
+        if self.commit and (self.has_written or is_logged):
+            self._commit_session()
+        return t.cast(T, result)
+
+    def run_read(self, read: Work[T], on_failure: Callback, *, is_elsewhere: bool = False) -> T | None:
+        """Read, and leave the host's transaction as it is if that fails. Nothing is flushed.
+
+        :param is_elsewhere: whether the work reads on a connection of its own.
+        """
+        has_part = self.session.in_transaction() and not is_elsewhere
+        return self._try(read, self.read if has_part else nullcontext, on_failure)
+
+    def _try(
+        self, work: Work[T], guard: Callable[[], AbstractContextManager[t.Any]], on_failure: Callback | None
+    ) -> T | None:
+        hosts = self.session.get_transaction()
+        was_open = hosts is not None and self._is_open()
         try:
-            with _NO_SAVEPOINT if self.flush else self.write():
-                result = work()
-        except SQLAlchemyError:
-            recover(self.database)
+            with guard():
+                return work()
+        except SQLAlchemyError as error:
+            if was_open and (_is_rolled_back(error) or not self._is_open()):
+                self.session.rollback()
+            else:
+                recover(self.database)
             is_lost = hosts is not None and self.session.get_transaction() is not hosts
             if on_failure is None or is_lost:  # the host's work is lost with it
                 raise
             on_failure()
-            result, is_logged = t.cast(T, None), True
-        if self.commit and (self.has_written or is_logged):
-            self._commit_session()
-        return result
+        return None
+
+    def _is_open(self) -> bool:
+        """Return whether the database has the transaction. Of the drivers, only SQLite's tells."""
+        if self.database.dialect.name != "sqlite":
+            return True
+        try:
+            connection: t.Any = self.connection.connection.dbapi_connection
+        except SQLAlchemyError:
+            return False
+        return connection is not None and bool(connection.in_transaction)
 
     def _commit_session(self) -> None:
         try:

@@ -42,17 +42,32 @@ PACKAGE = f"{Path(flask_referrals.__file__).parent}{os.sep}"
 SIGNALS = (referral_created, response_recorded, user_linked_to_response)
 
 #: The ways in which a statement fails.
-KINDS = ("OperationalError", "InternalError", "IntegrityError", "DataError", "DisconnectionError", "MemoryError")
+KINDS = (
+    "OperationalError",
+    "InternalError",
+    "IntegrityError",
+    "DataError",
+    "Rollback",  # of the whole transaction, as after a deadlock on MariaDB, or when SQLite's disk is full
+    "DisconnectionError",
+    "MemoryError",
+)
 #: Those that are also tried for good: every later statement fails as well.
 LASTING = ("OperationalError", "DisconnectionError")
 
 # What makes a server itself answer with an error of a kind, so that its transaction is in the state that has.
-_SQLSTATES = {"OperationalError": "57014", "InternalError": "XX000", "IntegrityError": "23514", "DataError": "22003"}
+_SQLSTATES = {
+    "OperationalError": "57014",
+    "InternalError": "XX000",
+    "IntegrityError": "23514",
+    "DataError": "22003",
+    "Rollback": "40P01",
+}
 _ERRNOS = {
     "OperationalError": ("70100", 1969),
     "InternalError": ("HY000", 999),
     "IntegrityError": ("23000", 1062),
     "DataError": ("22003", 1264),
+    "Rollback": ("40001", 1213),
 }
 
 #: The codes of the links there are.
@@ -101,10 +116,12 @@ def fail(kind: str, dialect: str, dbapi: Any, cursor: Any, parameters: object) -
     """
     if kind == "MemoryError":
         raise MemoryError
+    if kind == "Rollback" and dialect != "postgresql":
+        cursor.connection.rollback()
     if kind == "DisconnectionError":
         cursor.connection.close()  # the statement finds out for itself
     elif dialect == "sqlite":
-        raise getattr(dbapi, kind)("injected")
+        raise getattr(dbapi, "OperationalError" if kind == "Rollback" else kind)("injected")
     elif dialect == "postgresql":
         row = repr(parameters).replace("'", "''")
         raising = f"RAISE EXCEPTION USING MESSAGE = 'injected', DETAIL = '{row}', ERRCODE = '{_SQLSTATES[kind]}'"
@@ -335,6 +352,10 @@ class Site:
     def _attach(self, arguments: Any) -> None:
         Referral.attach(arguments["code"])
 
+    def _list(self, arguments: Any) -> None:
+        user = self.host.db.session.get(self.host.User, int(arguments["user"]))
+        render_template_string("{{ referral_responses(user, limit=9)|list }}", user=user)
+
     def _void(self, arguments: Any) -> None:
         response = self.host.db.session.get_one(ReferralResponse, int(arguments["response"]))
         response.void("refunded")
@@ -502,7 +523,8 @@ class Run:
     @property
     def is_transaction_lost(self) -> bool:
         """Whether the database forgot what the host had written, whatever we do."""
-        return self.fault.kind == "DisconnectionError" or self.fault.lasts or self.failing in _BOUNDARIES
+        is_ended = self.fault.kind in ("DisconnectionError", "Rollback")
+        return is_ended or self.fault.lasts or self.failing in _BOUNDARIES
 
 
 Judge = Callable[[Site, Run], str]
@@ -571,6 +593,22 @@ def judge_call(site: Site, run: Run) -> str:
     return "done" if error is None else "raised, host's row kept" if is_kept else "raised, host rolls back"
 
 
+def judge_live_call(site: Site, run: Run) -> str:
+    """In production, a page goes on without what could not be recorded, unless its own work is lost with it."""
+    run.expect(run.answer.status_code == 200, f"the host's session is unusable: {run.answer.status_code}")
+    if run.answer.status_code != 200:
+        return "unusable"
+    error, is_told, pending = run.answer.json["error"], run.answer.json["is_told"], run.attempt.pending  # type: ignore[index]
+    is_hosts = run.failing == "SELECT user" or run.fault.kind == "MemoryError"
+    may_raise = is_hosts or (pending is not None and run.is_transaction_lost)
+    is_raised = error is not None or is_told
+    run.expect(may_raise or not is_raised, f"raised {error}")
+    run.expect(is_raised or run.is_logged or run.is_done, "neither recorded nor logged")
+    run.expect(is_raised or run.is_done or run.is_undone, f"stored {run.added}")
+    run.expect(pending is None or is_raised or site.has(pending), "the host's own row is lost, and it was not told")
+    return "raised" if is_raised else "logged" if run.is_logged else "done"
+
+
 @dataclass(frozen=True)
 class Flow:
     """Something that is done with us.
@@ -578,11 +616,13 @@ class Flow:
     :param prepare: gets everything ready for the last request.
     :param judge: says what came of it.
     :param has_receivers: whether somebody listens to our signals.
+    :param is_live: whether the site is in production.
     """
 
     prepare: Callable[[Site], Attempt]
     judge: Judge
     has_receivers: bool = False
+    is_live: bool = False
 
 
 def _click(visitor: Callable[[Site], FlaskClient], *, pending: bool = False) -> Callable[[Site], Attempt]:
@@ -696,6 +736,21 @@ FLOWS = {
     "Referral.create with commit=False": Flow(_call("create_uncommitted", pending=True), judge_call),
     "attach in the host's transaction": Flow(_call("attach", pending=True), judge_call),
     "void in the host's transaction": Flow(_call("void", pending=True), judge_call),
+    "list in the host's transaction": Flow(_call("list", pending=True), judge_call),
+    **{
+        f"live: {name}{where}": Flow(_call(method, visitor, pending=bool(where)), judge_live_call, is_live=True)
+        for name, method, visitor in (
+            ("action", "record", Site.visitor),
+            ("member's action", "record", Site.customer),
+            ("action once", "record_once", Site.customer),
+            ("action with commit=False", "record_uncommitted", Site.visitor),
+        )
+        for where in ("", " in the host's transaction")
+    },
+    # These begin a transaction of the host's in any case: they read the user.
+    "live: action that joins": Flow(_call("record_for_user", pending=True), judge_live_call, is_live=True),
+    "live: link_user": Flow(_call("link_user", pending=True), judge_live_call, is_live=True),
+    "live: list": Flow(_call("list", pending=True), judge_live_call, is_live=True),
 }
 
 
@@ -723,6 +778,7 @@ def run_flow(site: Site, name: str, lasting: Sequence[str] = LASTING) -> Report:
         if flow.has_receivers:
             for signal in SIGNALS:
                 stack.enter_context(signal.connected_to(_listen, site.host.app))
+        site.host.app.testing = not flow.is_live
         attempt, before = flow.prepare(site), site.rows()
         with watching(site.engine) as watch:
             attempt.send()

@@ -8,12 +8,13 @@ import pytest
 from flask import render_template_string, request
 from flask.testing import FlaskClient
 from flask_login import current_user
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from flask_referrals import Referral
 from tests.conftest import MakeHost
 from tests.host import Host, make_host
-from tests.site.helpers import declare_on, engine_of, find_user, names
+from tests.site.helpers import Row, declare_on, engine_of, failing, find_user, names, rows
 
 #: A site in production.
 LIVE: dict[str, Any] = {"TESTING": False, "REFERRALS_BASE_URL": "http://localhost"}
@@ -49,9 +50,28 @@ def add_pages(host: Host) -> None:
         host.db.session.rollback()
         return "refused"
 
-    @host.app.get("/account")
+    @host.app.route("/account", methods=["GET", "POST"])
     def account() -> str:
-        return render_template_string("{{ referral_responses(user)|list }}", user=current_user)
+        if request.method == "POST":
+            host.db.session.add(host.Product(name="ordered"))
+            host.db.session.flush()
+        page = render_template_string("{{ referral_responses(user)|list }}", user=current_user)
+        host.db.session.commit()
+        return page
+
+    @host.app.post("/enter")
+    def enter() -> str:
+        mia = find_user(host, "mia")
+        host.db.session.add(host.Product(name="entered"))
+        host.referrals.link_user(mia, commit="commit" in request.args)
+        host.db.session.commit()
+        return "entered"
+
+    @host.app.post("/unknown")
+    def unknown() -> str:
+        with pytest.raises(DBAPIError):
+            Referral.attach("tea")
+        return "raised"
 
 
 def drop_tables(host: Host, *kept: str) -> None:
@@ -110,6 +130,39 @@ def test_page_that_lists_responses_is_shown(host: Host, client: FlaskClient, cap
     assert len(caplog.records) == 1
 
 
+def test_page_that_lists_responses_keeps_its_own_work(host: Host, client: FlaskClient) -> None:
+    client.post("/signup", data={"name": "mia"})
+    drop_tables(host)
+    assert client.post("/account").text == "[]"
+    assert names(host, host.Product) == ["ordered"]
+
+
+@pytest.mark.parametrize("query", ["commit", ""])
+def test_login_goes_on_without_the_join_and_the_next_action_repeats_it(
+    host: Host, visitor: FlaskClient, caplog: pytest.LogCaptureFixture, query: str
+) -> None:
+    with host.app.app_context():
+        host.user("mia")
+    with failing(host, lambda statement: statement.startswith("UPDATE referral_response")) as failed:
+        assert visitor.post(f"/enter?{query}").text == "entered"
+    assert len(failed) == len(caplog.records) == 1
+    assert names(host, host.Product) == ["entered"]
+    assert visitor.post(f"/enter?{query}").text == "entered"
+    assert rows(host) == [Row("RESPONDED", "mia")]
+
+
+def test_callable_attribution_leaves_the_hosts_transaction(new_host: MakeHost) -> None:
+    host = new_host(**LIVE, REFERRALS_ATTRIBUTION=lambda touches: touches[0])
+    add_pages(host)
+    with host.app.app_context():
+        Referral.create("/", code="tea")
+    visitor = host.client()
+    visitor.get("/referrals/tea")
+    drop_tables(host)
+    assert visitor.post("/buy").text == "None"
+    assert names(host, host.Product) == ["after", "before"]
+
+
 class TestDatabaseOfItsOwn:
     """The extension's tables are on a bind that does not answer."""
 
@@ -154,6 +207,31 @@ class TestErrorIsRaised:
             host.db.session.rollback()
             with host.app.test_request_context():
                 assert Referral.record_response("PAID", user=find_user(host, "mia")) is None
+
+    def test_list_outside_of_a_request_raises_it(self, host: Host) -> None:
+        with host.app.app_context():
+            mia = host.user("mia")
+            drop_tables(host)
+            with pytest.raises(DBAPIError):
+                host.app.jinja_env.from_string("{{ referral_responses(user) }}").render(user=mia)
+
+    def test_code_that_cannot_be_read_raises_it(self, host: Host, visitor: FlaskClient) -> None:
+        drop_tables(host)
+        assert visitor.post("/unknown").text == "raised"
+
+    @pytest.mark.parametrize("call", ["list", "record"])
+    def test_error_of_a_listener_of_the_host_is_raised(self, host: Host, visitor: FlaskClient, call: str) -> None:
+        def refuse(session: Any, *args: Any) -> None:
+            raise IntegrityError("the host's rule", {}, ValueError("broken"))
+
+        with host.app.test_request_context(), pytest.raises(IntegrityError, match="broken"):
+            event.listen(host.db.session(), "before_flush", refuse)
+            mia = host.User(name="mia")
+            host.db.session.add(mia)
+            if call == "list":
+                render_template_string("{{ referral_responses(user) }}", user=mia)
+            else:
+                Referral.record_response("BOUGHT", user=mia)
 
     def test_error_of_the_host_is_raised(self, host: Host, visitor: FlaskClient) -> None:
         with host.app.app_context():
