@@ -73,7 +73,7 @@ def user_key(state: AppState, user: t.Any) -> t.Any:
         return None
     model = state.database.models.user
     if model is None:
-        return _plain_key(user)
+        return plain_key(user)
     if not isinstance(user, model):
         raise InvalidValueError("user", f"must be a {model.__name__}, not {type(user).__name__}")
     return primary_key(user, "user")
@@ -87,7 +87,8 @@ def require_user_key(state: AppState, user: t.Any) -> t.Any:
     return key
 
 
-def _plain_key(user: t.Any) -> str | None:
+def plain_key(user: t.Any) -> str | None:
+    """Return the key of a user in an app without a user model."""
     identity = user.get_id() if hasattr(user, "get_id") else user
     if identity is None:
         return None

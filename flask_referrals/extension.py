@@ -217,7 +217,7 @@ def _warn(state: AppState) -> None:
     for name in classes_with_own_id(state) if state.database.models.user is None else ():
         app.logger.warning(
             "%s has its own get_id(), and users are stored by it: when it changes, a user loses all links and credit. "
-            "Pass user_model=%s to Referrals before the first migration.",
+            "Pass user_model=%s to Referrals before the first migration, or see 'flask referrals rekey'.",
             name,
             name,
         )

@@ -8,6 +8,7 @@ from .export import export
 from .links import create, expire, list_, show
 from .migrations import check, revision
 from .privacy import anonymize, export_user, forget_user, purge
+from .rekey import rekey
 from .rollup import rollup
 
 COMMANDS: dict[str, click.Command] = {
@@ -22,6 +23,7 @@ COMMANDS: dict[str, click.Command] = {
     "forget-user": forget_user,
     "list": list_,
     "purge": purge,
+    "rekey": rekey,
     "revision": revision,
     "rollup": rollup,
     "show": show,

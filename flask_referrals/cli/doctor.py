@@ -328,7 +328,7 @@ def _check_user_keys(state: AppState) -> Finding:
     return warning(
         f"Users are stored by {names[0]}.get_id(). When its value changes, for example when Flask-Security "
         "changes a password, users lose their links and responses.",
-        fix=f"Pass user_model={names[0]} to Referrals before the first migration.",
+        fix=f"Pass user_model={names[0]} to Referrals before the first migration, or see 'flask referrals rekey'.",
     )
 
 

@@ -1,5 +1,6 @@
 """Options that commands share, and what commands print or write."""
 
+import csv
 import json
 import os
 import sys
@@ -118,6 +119,14 @@ def output_file(path: str, *, may_replace: bool = True) -> Iterator[t.TextIO]:
     finally:
         if unfinished is not None:
             os.remove(unfinished)
+
+
+def read_user_keys(stream: t.TextIO) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a file of the option ``--users``: an old and a new key each."""
+    for row in csv.reader(stream):
+        if len(row) != 2 or not all(map(str.isprintable, row)):
+            raise click.UsageError(f"A row of --users is not an old and a new key: {row!r}. Give two columns.")
+        yield row[0].strip(), row[1].strip()
 
 
 @contextmanager

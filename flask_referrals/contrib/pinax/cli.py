@@ -1,6 +1,5 @@
 """``flask referrals import``."""
 
-import csv
 import io
 import typing as t
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from zoneinfo import ZoneInfo
 import click
 from flask.cli import with_appcontext
 
-from ...cli.output import printable, progress_bar
+from ...cli.output import printable, progress_bar, read_user_keys
 from ...state import current_state
 from ...targets import find_type
 from .dumps import LINK, RESPONSE, read_csv, read_json
@@ -77,7 +76,7 @@ def import_(
         records = [read(click.format_filename(path), stream) for (path, read), stream in named]
         options = Options(
             targets=dict(map(_parse_target, targets)),
-            users=None if users is None else _read_user_keys(stack.enter_context(_open(users))),
+            users=None if users is None else read_user_keys(stack.enter_context(_open(users))),
             zone=timezone,
             refuse=lambda where, reason: click.echo(f"{where}: refused: {printable(reason)}", err=True),
             note=lambda where, words: click.echo(f"{where}: note: {printable(words)}", err=True),
@@ -134,13 +133,6 @@ def _byte_progress(streams: list[t.TextIO]) -> Iterator[Callable[[], None]]:
             done = position
 
         yield progress
-
-
-def _read_user_keys(stream: t.TextIO) -> Iterator[tuple[str, str]]:
-    for row in csv.reader(stream):
-        if len(row) != 2 or not all(map(str.isprintable, row)):
-            raise click.UsageError(f"A row of --users is not an old and a new key: {row!r}. Give two columns.")
-        yield row[0].strip(), row[1].strip()
 
 
 def _parse_target(text: str) -> tuple[str, str]:
