@@ -36,6 +36,18 @@ def parse_host_pattern(pattern: str) -> HostPattern:
     return prefix, host.lower(), int(port) if port else None
 
 
+def parse_origin(text: str) -> str:
+    """Return an origin as browsers write it: in lower case, without the default port.
+
+    :raises ValueError: it is not a scheme and a host, with or without a port.
+    """
+    match = _ABSOLUTE.fullmatch(text) if isinstance(text, str) else None
+    if match is None or not (match[3] is None or 0 < int(match[3]) < 65536):
+        raise ValueError(f"{text!r} is not an origin such as 'https://app.example'")
+    scheme, host, port = match[1].lower(), match[2].lower(), int(match[3] or 0)
+    return f"{scheme}://{host}:{port}" if port not in (0, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}"
+
+
 def _is_allowed(url: str, patterns: Collection[str], require_https: bool) -> bool:
     if url.startswith("/"):
         return not url.startswith("//")

@@ -9,7 +9,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from urllib.parse import urlsplit
 
 from .exceptions import ConfigurationError
-from .redirects import parse_host_pattern, safe_location
+from .redirects import parse_host_pattern, parse_origin, safe_location
 from .times import load_zone
 
 #: Returns a value in the form that the code uses, or raises ValueError with what the setting must be.
@@ -122,6 +122,7 @@ _hosts = _list_of("hosts", _checked(parse_host_pattern, "a host"))
 _limit = _checked(lambda value: type(value) is int and value > 0, "a number above zero")
 _name = _checked(_is_name, "a name")
 _networks = _list_of("networks", ip_network)
+_origins = _list_of("origins", parse_origin)
 _path_prefix = _checked(
     lambda value: _is_name(value) and value.startswith("/") and value.rstrip("/"), "a path such as '/referrals'"
 )
@@ -162,6 +163,7 @@ class Settings:
     reserved_codes: frozenset[str] = _setting(("admin", "api", "static"), _codes, "Codes that nobody may choose.")
     guess_limit: int | None = _setting(10, _optional(_limit), "Wrong codes per address, hour and process.")
     link_limit: int | None = _setting(1000, _optional(_limit), "Links that one user may create with the form.")
+    trusted_origins: tuple[str, ...] = _setting((), _origins, "Other origins whose pages may create links for a user.")
     lock_timeout: timedelta | None = _setting(
         timedelta(seconds=2), _optional(_duration), "How long a click waits for SQLite's lock; then it only redirects."
     )

@@ -1,6 +1,7 @@
 """The two routes: follow a link, and create one."""
 
 import typing as t
+from collections.abc import Collection
 
 import flask
 from flask import Blueprint, Response, abort, jsonify, render_template
@@ -112,7 +113,7 @@ class _Views:
 
     def create(self) -> Answer:
         """Create a link for the logged-in user: JSON for programs and scripts, a page for a browser's plain form."""
-        if _is_cross_site():
+        if _is_cross_site(self._state.settings.trusted_origins):
             return _refuse(403, "This can only be done from the site itself.")
         transaction = open_transaction(self._state.database, commit=True)
         try:
@@ -153,9 +154,11 @@ def _refuse_prefetch() -> Response:
     return Response(status=503, headers=[_NOT_STORED])
 
 
-def _is_cross_site() -> bool:
+def _is_cross_site(trusted_origins: Collection[str]) -> bool:
     """Return whether another site may have sent the request, as Fetch Metadata says, or else the Origin header."""
     request = flask.request
+    if request.headers.get("Origin") in trusted_origins:
+        return False
     fetch_site = request.headers.get("Sec-Fetch-Site")
     if fetch_site is not None:
         return fetch_site not in ("same-origin", "none")

@@ -252,6 +252,15 @@ def flask_jwt_extended_without_user_model(app: Flask, db: SQLAlchemy) -> None:
         return ""
 
 
+def flask_jwt_extended_with_pages_on_another_origin(app: Flask, db: SQLAlchemy) -> None:
+    """Flask-JWT-Extended as the API of a single-page app."""
+    from flask_cors import CORS
+
+    app.config["REFERRALS_TRUSTED_ORIGINS"] = ["https://app.example"]
+    CORS(app, origins=app.config["REFERRALS_TRUSTED_ORIGINS"], allow_headers=["Authorization", "Content-Type"])
+    flask_jwt_extended(app, db)
+
+
 def tutorial(app: Flask, db: SQLAlchemy) -> None:
     """A login as in Flask's tutorial."""
 

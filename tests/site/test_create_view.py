@@ -325,6 +325,35 @@ class TestCrossSite(OnSQLite):
         client.delete_cookie("session")  # as from another site: the cookie that logs in is not SameSite
         assert client.post("/referrals/", **sent).status_code == 403
 
+    @pytest.mark.parametrize(
+        ("origin", "status"),
+        [
+            ("https://app.example", 200),
+            ("http://[::1]:3000", 200),
+            ("http://app.example", 403),
+            ("https://app.example:8443", 403),
+            ("https://www.app.example", 403),
+            ("https://app.example.evil.example", 403),
+            ("null", 403),
+        ],
+    )
+    @pytest.mark.parametrize("site", ["cross-site", "same-site", None])
+    def test_page_of_a_trusted_origin_is_accepted(
+        self, new_host: MakeHost, origin: str, status: int, site: str | None
+    ) -> None:
+        host = new_host(REFERRALS_TRUSTED_ORIGINS=["https://App.example:443", "http://[::1]:3000"])
+        member = host.client()
+        member.post("/signup", data={"name": "olga"})
+        headers = {"Origin": origin} if site is None else {"Origin": origin, "Sec-Fetch-Site": site}
+        assert member.post("/referrals/", headers=headers, json={"redirect_to": "/tea"}).status_code == status
+
+    def test_preflight_needs_no_login_and_creates_nothing(self, host: Host, client: FlaskClient) -> None:
+        headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+        answer = client.options("/referrals/", headers=headers)
+        assert (answer.status_code, "POST" in answer.headers["Allow"]) == (200, True)
+        # The header is the host's to send: two of them would be refused by browsers.
+        assert "Access-Control-Allow-Origin" not in answer.headers
+
     def test_site_on_a_port_is_itself(self, member: FlaskClient) -> None:
         for port, status in ((5000, 200), (5001, 403)):
             answer = member.post(

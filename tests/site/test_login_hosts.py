@@ -50,6 +50,8 @@ def site(give_users: GiveUsers, database_url: str) -> Iterator[Site]:
     """A site with one kind of login."""
     if "security" in give_users.__name__ and importlib.util.find_spec("flask_security") is None:
         pytest.skip("Flask-Security needs a newer Python, or a newer Flask.")
+    if give_users is login_hosts.flask_jwt_extended_with_pages_on_another_origin:
+        pytest.importorskip("flask_cors")
     with ExitStack() as stack:
         config = {}
         if give_users is login_hosts.flask_session:
@@ -396,6 +398,33 @@ class TestServerSideSession(OnSQLite):
         browser.sign_up("mia")
         assert browser.client.get_cookie("session") != before
         assert browser.act() == code
+
+
+@pytest.mark.parametrize("give_users", [login_hosts.flask_jwt_extended_with_pages_on_another_origin])
+class TestAnotherOrigin(OnSQLite):
+    """A page of another origin creates links with a token, if the origin is listed."""
+
+    @pytest.mark.parametrize(
+        ("origin", "has_token", "status"),
+        [("https://app.example", True, 200), ("https://app.example", False, 401), ("https://evil.example", True, 403)],
+    )
+    def test_page_may_create_a_link(self, site: Site, origin: str, has_token: bool, status: int) -> None:
+        browser, page = Browser(site), {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+        browser.sign_up("mia")
+        asked = {
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type",
+        }
+        preflight = browser.client.options("/referrals/", headers=page | asked)
+        token = browser.headers if has_token else {}
+        answer = browser.client.post("/referrals/", headers=page | token, json={"redirect_to": "/tea"})
+        assert (preflight.status_code, answer.status_code, answer.mimetype) == (200, status, "application/json")
+        allowed = [origin] if origin == "https://app.example" else []
+        for each in (preflight, answer):
+            assert each.headers.getlist("Access-Control-Allow-Origin") == allowed
+        with site.app.app_context():
+            owners = [link.user.name for link in site.db.session.scalars(sa.select(Referral))]
+        assert owners == (["mia"] if status == 200 else [])
 
 
 @pytest.mark.parametrize("give_users", [login_hosts.no_users])
