@@ -1,20 +1,20 @@
 """Pages survive a failure of the extension's tables; developers, workers and webhooks get the error."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import render_template_string, request
+from flask import render_template_string, request, session
 from flask.testing import FlaskClient
 from flask_login import current_user
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from flask_referrals import Referral
+from flask_referrals import Referral, current_referrals
 from tests.conftest import MakeHost
 from tests.host import Host, make_host
-from tests.site.helpers import Row, declare_on, engine_of, failing, find_user, names, rows
+from tests.site.helpers import Row, declare_on, engine_of, failing, find_user, key_of, names, rows
 
 #: A site in production.
 LIVE: dict[str, Any] = {"TESTING": False, "REFERRALS_BASE_URL": "http://localhost"}
@@ -239,3 +239,36 @@ class TestErrorIsRaised:
         assert visitor.post("/add").text == "refused"
         drop_tables(host)
         assert visitor.post("/buy").text == "None"
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda link, user: Referral.create("/tea"),
+            lambda link, user: link.respond("CAME"),
+            lambda link, user: link.link_responses_to_user(user, "x" * 43),
+            lambda link, user: link.response_count,
+            lambda link, user: link.filtered_responses(),
+            lambda link, user: Referral.referral_for_request(),
+            lambda link, user: Referral.referral_responses_for_request(),
+            lambda link, user: Referral.explain(user),
+            lambda link, user: Referral.referrer_of(user),
+            lambda link, user: Referral.referred_by(user),
+            lambda link, user: current_referrals.forget_user(user),
+        ],
+    )
+    def test_page_that_needs_the_result_gets_it(
+        self, host: Host, visitor: FlaskClient, call: Callable[[Any, Any], object]
+    ) -> None:
+        """It is raised in production, within a request."""
+        key = key_of(visitor)
+        with host.app.test_request_context():
+            session["_referral"] = key
+            link, mia = Referral.create("/"), host.user("mia")
+            assert link.id and mia.id  # load them: it is not their refreshing that fails
+            for each in (link, mia):
+                host.db.session.expunge(each)
+            host.db.session.rollback()
+            drop_tables(host)
+            with pytest.raises(DBAPIError):
+                call(link, mia)
+            host.db.session.rollback()

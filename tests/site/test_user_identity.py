@@ -50,6 +50,18 @@ class TestRotatingKey:
                 fs_uniquifier: Mapped[str] = mapped_column(sa.String(64), unique=True)
 
             return Account
+        if kind == "mixin":
+
+            class HasToken:
+                token: Mapped[str] = mapped_column(sa.String(64), unique=True)
+
+                def get_id(self) -> str:
+                    return self.token
+
+            class Person(HasToken, UserMixin, db.Model):  # type: ignore[name-defined, misc]
+                id: Mapped[int] = mapped_column(primary_key=True)
+
+            return Person
 
         class User(UserMixin, db.Model):  # type: ignore[name-defined, misc]
             id: Mapped[int] = mapped_column(primary_key=True)
@@ -60,7 +72,7 @@ class TestRotatingKey:
 
         return User
 
-    @pytest.mark.parametrize("kind", ["Flask-Security", "own"])
+    @pytest.mark.parametrize("kind", ["Flask-Security", "own", "mixin"])
     def test_start_warns(self, new_app: NewApp, caplog: pytest.LogCaptureFixture, kind: str) -> None:
         app, db = new_app()
         model = self.declare(db, kind)
@@ -80,7 +92,7 @@ class TestRotatingKey:
         Referrals(app)
         assert [model.__name__ in record.getMessage() for record in caplog.records] == [True]
 
-    @pytest.mark.parametrize("kind", ["Flask-Security", "own"])
+    @pytest.mark.parametrize("kind", ["Flask-Security", "own", "mixin"])
     def test_doctor_warns(self, new_app: NewApp, kind: str) -> None:
         app, db = new_app()
         model = self.declare(db, kind)
