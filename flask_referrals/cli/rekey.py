@@ -81,9 +81,9 @@ def rekey(ctx: click.Context, users: t.TextIO | None, back: bool, clear_unknown:
         words = "to rekey" if dry_run else "rekeyed"
         unknown = "without a known user" if dry_run or not clear_unknown else "of unknown users cleared"
         click.echo(f"{name}: {report.changed} {words}, {report.right} right, {report.unknown.total()} {unknown}.")
-    unknown = reports["Links"].unknown + reports["Responses"].unknown
-    if unknown and (dry_run or not clear_unknown):
-        for key, rows in sorted(unknown.items()):
+    unknown_users = reports["Links"].unknown + reports["Responses"].unknown
+    if unknown_users and (dry_run or not clear_unknown):
+        for key, rows in sorted(unknown_users.items()):
             click.echo(f"Unknown user: {printable(key)} ({rows} rows)", err=True)
         ctx.exit(1)
 
@@ -260,7 +260,7 @@ class _Rekeying:
             text = sa.bindparam("new_user", user, _TEXT)
             transaction.execute(update.where(columns.id.in_(ids)).values({columns.user_id: text}))
         if digests:
-            values = {columns.identity: sa.bindparam("new_identity")}
+            values: dict[t.Any, t.Any] = {columns.identity: sa.bindparam("new_identity")}
             if "new_key" in digests[0]:
                 values[columns.key] = sa.bindparam("new_key")
             transaction.execute(update.where(columns.id == sa.bindparam("of")).values(values), digests)

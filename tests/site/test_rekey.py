@@ -188,12 +188,12 @@ def apps(new_app: NewApp) -> list[tuple[Flask, SQLAlchemy, Any]]:
             def get_id(self) -> str:
                 return self.token
 
-        Referrals(app, **({"user_model": User} if has_model else {}))
+        Referrals(app, user_model=User if has_model else None)
         apps.append((app, db, User))
-    app, db, User = apps[0]
+    app, db, Member = apps[0]
     with app.app_context():
         db.create_all()
-        db.session.add_all(User(id=key, token=f"token-{key}") for key in (1, 2))
+        db.session.add_all(Member(id=key, token=f"token-{key}") for key in (1, 2))
         db.session.commit()
         for name in ("token-1", "old-1", "gone"):
             Referral.create("/tea", user=name, code=name)
@@ -207,7 +207,8 @@ def run(apps: Any) -> Run:
     """Run ``flask referrals rekey`` in the next version."""
 
     def run(*arguments: str) -> Result:
-        return apps[1][0].test_cli_runner().invoke(args=["referrals", "rekey", *arguments])
+        app: Flask = apps[1][0]
+        return app.test_cli_runner().invoke(args=["referrals", "rekey", *arguments])
 
     return run
 
