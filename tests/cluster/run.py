@@ -1,5 +1,6 @@
 """Visitors on all nodes at once, a node that dies under them and comes back, and what is in the database afterwards."""
 
+import inspect
 import re
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from flask_referrals import Referral, ReferralResponse
+from flask_referrals.db.transactions import HostTransaction
 from tests.cluster.galera import DATABASE, Cluster, Node
 from tests.cluster.haproxy import new_proxy
 from tests.cluster.site import Site, Visit, new_host
@@ -88,7 +90,7 @@ def run(cluster: Cluster, folder: Path, *, clicks: int, kills: int = 1, is_repla
         with host.app.app_context():
             host.db.engine.dispose()
     visits = clients.answers
-    errors = Counter(_kind(error) for error in site.errors())
+    errors = Counter(kind_of_error(error) for error in site.errors())
     states = [_State(node, site) for node in cluster.nodes]
     return Outcome(
         clicks=sum(len(visit.clicks) for visit in visits),
@@ -156,15 +158,26 @@ def _wait_until_used(node: Node) -> None:
         time.sleep(0.1)
 
 
-def _kind(error: str) -> str:
-    """Say in a few words what a record of the log is about, and whose code it happened in."""
+def kind_of_error(error: str) -> str:
+    """Say in a few words what a record of the log is about, and who has to mend or repeat what failed.
+
+    It is the host if its own code failed, or if the database gave up its transaction while the extension worked in it:
+    such a transaction holds work of the host, so only the host can repeat it.
+    """
     first, *rest = error.splitlines()
-    places = re.findall(rf'File "{re.escape(str(ROOT))}/(flask_referrals|tests)/', error)
-    is_ours = places[-1] == "flask_referrals" if places else "Exception on" not in first
+    frames = re.findall(rf'File "{re.escape(str(ROOT))}/((?:flask_referrals|tests)/.+)", line (\d+)', error)
+    is_ours = frames[-1][0].startswith("flask_referrals/") if frames else "Exception on" not in first
     what = re.sub(r"^\[.*?\] ERROR in \w+: ", "", first)
     what = re.sub(r"'[\w-]{12}'", "…", what)
     reason = next((line for line in reversed(rest) if re.match(r"[\w.]+(Error|Exception)", line)), "")
+    if reason.startswith("sqlalchemy.exc.OperationalError"):
+        is_ours &= not any(_is_in_host_transaction(file, int(line)) for file, line in frames)
     return f"{'ours' if is_ours else 'host'}: {what} {reason}"[:200]
+
+
+def _is_in_host_transaction(file: str, line: int) -> bool:
+    lines, first = inspect.getsourcelines(HostTransaction.run)
+    return file == "flask_referrals/db/transactions.py" and line in range(first, first + len(lines))
 
 
 class _State:

@@ -6,20 +6,24 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from flask import Flask
+from flask.logging import default_handler
 from flask.testing import FlaskClient
 
 from flask_referrals import Referral, ReferralResponse, response_recorded
+from flask_referrals.db.transactions import MAX_ATTEMPTS
+from tests.cluster.run import kind_of_error
 from tests.host import Host, follow, make_host
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True, scope="session")
 
 
 class Line:
-    """A line to a database's server, which can be cut once: at the first message with some words in it.
+    """A line to a database's server, which can be cut: at the next messages with some words in them.
 
     :param address: the server's.
     """
@@ -28,18 +32,19 @@ class Line:
         self._address = address
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._words: re.Pattern[bytes] | None = None
+        self._words = re.compile(b"")
         self._arrives = False
+        self._times = 0
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def cut_at(self, words: bytes, *, arrives: bool) -> None:
-        """Cut the next connection that sends them.
+    def cut_at(self, words: bytes, *, arrives: bool, times: int = 1) -> None:
+        """Cut the next connections that send them.
 
         :param words: an expression.
         :param arrives: whether the server gets the message, and answers; the answer is lost.
         """
-        self._words, self._arrives = re.compile(words), arrives
+        self._words, self._arrives, self._times = re.compile(words), arrives, times
 
     def close(self) -> None:
         """Take no more connections."""
@@ -63,8 +68,8 @@ class Line:
                     data = source.recv(65536)
                     if not data:
                         return
-                    if source is client and self._words is not None and self._words.search(data):
-                        self._words = None
+                    if source is client and self._times and self._words.search(data):
+                        self._times -= 1
                         self.cuts += 1
                         if self._arrives:
                             server.sendall(data)
@@ -84,10 +89,16 @@ def line(database_url: str) -> Iterator[Line]:
 
 
 @pytest.fixture
-def host(line: Line, database_url: str) -> Iterator[Host]:
+def config() -> dict[str, Any]:
+    """The site's settings."""
+    return {}
+
+
+@pytest.fixture
+def host(line: Line, database_url: str, config: dict[str, Any]) -> Iterator[Host]:
     """The site, at the other end of the line."""
     url = sa.make_url(database_url).set(host="127.0.0.1", port=line.port)
-    host = make_host(url.render_as_string(hide_password=False))
+    host = make_host(url.render_as_string(hide_password=False), **config)
     with host.app.app_context():
         host.db.create_all()
     yield host
@@ -208,3 +219,32 @@ def test_visitor_is_joined(host: Host, client: FlaskClient, line: Line, arrives:
         user = host.db.session.get(host.User, mia)
         response = Referral.record_response("BOUGHT", user=user)
         assert response is not None and response.referral.code == code
+
+
+@pytest.mark.parametrize("config", [{"TESTING": False, "REFERRALS_BASE_URL": "http://localhost"}], ids=["live"])
+class TestHostsTransaction:
+    """The view's own transaction is lost while the extension works in it: the view has to repeat it."""
+
+    def test_error_reaches_the_view(
+        self, host: Host, client: FlaskClient, line: Line, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        code = follow(host, client)
+        line.cut_at(b"INSERT INTO referral_response", arrives=False)
+        assert (client.post("/signup", data={"name": "mia"}).status_code, line.cuts) == (500, 1)
+        (record,) = caplog.records
+        assert kind_of_error(default_handler.format(record)).startswith("host: Exception on /signup [POST]")
+        assert client.post("/act/BOUGHT").text == code
+        with host.app.app_context():
+            assert [(response.action, response.user_id) for response in host.responses()] == [
+                ("RESPONDED", 1),
+                ("BOUGHT", 1),
+            ]
+
+    def test_failure_of_an_own_transaction_is_no_error_of_the_host(
+        self, host: Host, client: FlaskClient, line: Line, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        follow(host, client)
+        line.cut_at(b"INSERT INTO referral_response", arrives=False, times=MAX_ATTEMPTS)
+        assert client.post("/act/PAID", data={"key": "order 1"}).status_code == 500
+        (record,) = caplog.records
+        assert kind_of_error(default_handler.format(record)).startswith("ours: Exception on /act/PAID [POST]")
