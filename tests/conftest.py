@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy.orm import DeclarativeBase
 
-from tests.databases import NAMES, new_database
+from tests.databases import NAMES, Tables, new_database
 from tests.host import Host, make_host
 
 MakeHost = Callable[..., Host]
@@ -44,18 +44,38 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An own database on one of the servers."""
     with new_database(request.param, tmp_path_factory.mktemp("database")) as url:
+        TABLES[url] = Tables(url)
         yield url
+        TABLES.pop(url).drop()
+
+
+#: The tables that a test has left, empty, to the next one that makes the same site on the same database.
+TABLES: dict[str, Tables] = {}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave no tables to a test that makes its own."""
+    if "new_host" not in getattr(item, "fixturenames", ()):
+        for tables in TABLES.values():
+            tables.drop()
 
 
 @pytest.fixture
 def new_host(database_url: str) -> Iterator[MakeHost]:
-    """Make a site with its tables; they are dropped after the test."""
+    """Make a site with its tables; they are empty, or dropped, after the test."""
     hosts: list[Host] = []
+    tables = TABLES.get(database_url)
 
     def make(**options: Any) -> Host:
         host = make_host(database_url, **options)
-        with host.app.app_context():
-            host.db.create_all()
+        if tables is None or not tables.has(host.db.metadata):
+            if tables is not None and not hosts:
+                tables.drop()
+            with host.app.app_context():
+                host.db.create_all()
+            if tables is not None and not hosts and "declare" not in options:
+                tables.keep(host.db.metadata)
         hosts.append(host)
         return host
 
@@ -63,9 +83,17 @@ def new_host(database_url: str) -> Iterator[MakeHost]:
     for host in hosts:
         with host.app.app_context():
             host.db.session.remove()
+            for engine in host.db.engines.values():
+                engine.dispose()
+    if tables is not None and all(tables.has(host.db.metadata) for host in hosts) and tables.empty():
+        return
+    for host in hosts:
+        with host.app.app_context():
             host.db.drop_all()
             for engine in host.db.engines.values():
                 engine.dispose()
+    if tables is not None:
+        tables.drop()
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ def new_database(name: str, folder: Path) -> Iterator[str]:
     try:
         with server.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {database}")
+            if name == "postgresql":
+                connection.exec_driver_sql(f"ALTER DATABASE {database} SET synchronous_commit = off")
     except sa.exc.OperationalError as error:
         reason = str(error.orig).partition("\n")[0]
         unavailable(f"No {name} server ({reason}): set TEST_{name.upper()}_URL.")
@@ -44,3 +46,81 @@ def new_database(name: str, folder: Path) -> Iterator[str]:
         with server.connect() as connection:
             force = " WITH (FORCE)" if name == "postgresql" else ""
             connection.exec_driver_sql(f"DROP DATABASE {database}{force}")
+
+
+#: What describes the tables of a database, with their columns, indexes and triggers.
+_CATALOGS = {
+    "sqlite": "SELECT sql FROM sqlite_master ORDER BY name",
+    "postgresql": """
+        SELECT c.relname, c.relfilenode, c.relkind, a.attname, a.attnotnull, a.atttypid, a.atttypmod, t.tgname
+        FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid LEFT JOIN pg_trigger t ON t.tgrelid = c.oid
+        WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1, 4, 8""",
+    "mysql": """
+        SELECT table_name, column_name, column_type, is_nullable FROM information_schema.columns
+        WHERE table_schema = DATABASE() UNION ALL
+        SELECT table_name, index_name, column_name, CAST(non_unique AS char) FROM information_schema.statistics
+        WHERE table_schema = DATABASE() UNION ALL
+        SELECT trigger_name, event_manipulation, action_timing, NULL FROM information_schema.triggers
+        WHERE trigger_schema = DATABASE()
+        ORDER BY 1, 2, 3, 4""",
+}
+
+#: More rows than these take longer to delete than their tables to make anew.
+_MANY_ROWS = 500
+
+
+class Tables:
+    """The tables that stay in a database from one test to the next.
+
+    :param url: the database's.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = sa.create_engine(url)
+        self._metadata: sa.MetaData | None = None
+        self._catalog: object = None
+
+    def has(self, metadata: sa.MetaData) -> bool:
+        """Return whether the tables are there."""
+        return self._metadata is metadata
+
+    def keep(self, metadata: sa.MetaData) -> None:
+        """Take over the tables, which have just been created."""
+        with self._engine.connect() as connection:
+            self._metadata, self._catalog = metadata, self._read_catalog(connection)
+
+    def empty(self) -> bool:
+        """Delete all rows. Return whether the tables are as they were; otherwise they must be made anew."""
+        assert self._metadata is not None
+        with self._engine.begin() as connection:
+            if self._read_catalog(connection) != self._catalog:
+                return False
+            count = 0
+            for table in reversed(self._metadata.sorted_tables):
+                deleted = connection.execute(table.delete()).rowcount
+                count += deleted
+                if deleted:
+                    self._restart_keys(connection, table)
+            return count < _MANY_ROWS
+
+    def drop(self) -> None:
+        """Drop the tables, if there are any."""
+        metadata, self._metadata = self._metadata, None
+        if metadata is not None:
+            metadata.drop_all(self._engine)
+        self._engine.dispose()
+
+    def _read_catalog(self, connection: sa.Connection) -> object:
+        return connection.exec_driver_sql(_CATALOGS[connection.dialect.name]).all()
+
+    def _restart_keys(self, connection: sa.Connection, table: sa.Table) -> None:
+        column = table.autoincrement_column
+        if column is None:
+            return
+        if connection.dialect.name == "postgresql":
+            sequence = sa.func.pg_get_serial_sequence(f'"{table.name}"', column.name)
+            connection.execute(sa.select(sa.func.setval(sequence, 1, False)))
+        elif connection.dialect.name == "mysql":
+            connection.exec_driver_sql(f"ALTER TABLE `{table.name}` AUTO_INCREMENT = 1")
+        elif table.dialect_options["sqlite"]["autoincrement"]:
+            connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (table.name,))

@@ -1,11 +1,13 @@
 """A small site that uses the extension as its README says."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from flask import Flask, redirect, request, session
@@ -61,30 +63,34 @@ class Host:
         return list(self.db.session.scalars(sa.select(model).order_by(model.created_at, model.id)))
 
 
-def make_host(
-    url: str,
-    *,
-    key_type: Any = sa.Integer,
-    new_key: Any = None,
-    with_login: bool = True,
-    declare: Callable[[SQLAlchemy, Any], object] = lambda db, User: None,
-    make_recorder: Callable[[Flask], Any] | None = None,
-    **config: Any,
-) -> Host:
-    """Build the site on a database; its tables are made by the caller.
+class _Database(SQLAlchemy):
+    """Compiles a statement once for all apps on a database: the compiled text belongs to the engine's dialect."""
 
-    :param key_type: the type of the users' and products' keys.
-    :param new_key: makes a key, where the database does not.
-    :param with_login: give it Flask-Login, and the pages that need it.
-    :param declare: declares models of referrals, given the database and the user model.
-    :param make_recorder: makes what takes the clicks.
-    :param config: settings of the app.
-    """
+    _first: dict[str, tuple[sa.Engine, dict[Any, Any]]] = {}
 
+    def _make_engine(self, bind_key: str | None, options: dict[str, Any], app: Flask) -> sa.Engine:
+        try:
+            key = json.dumps({**options, "url": sa.make_url(options["url"]).render_as_string(False)}, sort_keys=True)
+        except TypeError:  # a pool's class, or a function that connects
+            return super()._make_engine(bind_key, options, app)
+        if key not in self._first:
+            self._first[key] = super()._make_engine(bind_key, options, app), {}
+        first, compiled = self._first[key]
+        execution_options = {**first.get_execution_options(), "compiled_cache": compiled}
+        return sa.Engine(first.pool.recreate(), first.dialect, first.url, execution_options=execution_options)
+
+
+class _Models(NamedTuple):
+    db: SQLAlchemy
+    User: Any
+    Product: Any
+
+
+def _declare_models(key_type: Any, new_key: Any, binds: tuple[str, ...]) -> _Models:
     class Base(DeclarativeBase):
         pass
 
-    db = SQLAlchemy(model_class=Base)
+    db = _Database(model_class=Base)
 
     class User(UserMixin, db.Model):  # type: ignore[name-defined, misc]
         id: Mapped[Any] = mapped_column(key_type, primary_key=True, default=new_key)
@@ -94,13 +100,45 @@ def make_host(
         id: Mapped[Any] = mapped_column(key_type, primary_key=True, default=new_key)
         name: Mapped[str] = mapped_column(sa.String(50))
 
+    return _Models(db, User, Product)
+
+
+_shared_models = lru_cache(maxsize=16)(_declare_models)
+
+
+def make_host(
+    url: str,
+    *,
+    key_type: Any = sa.Integer,
+    new_key: Any = None,
+    with_login: bool = True,
+    declare: Callable[[SQLAlchemy, Any], object] | None = None,
+    make_recorder: Callable[[Flask], Any] | None = None,
+    **config: Any,
+) -> Host:
+    """Build the site on a database; its tables are made by the caller.
+
+    Sites share their models, and those of the extension, unless a test declares models of its own: to map them takes
+    longer than most tests.
+
+    :param key_type: the type of the users' and products' keys.
+    :param new_key: makes a key, where the database does not.
+    :param with_login: give it Flask-Login, and the pages that need it.
+    :param declare: declares models of referrals, given the database and the user model.
+    :param make_recorder: makes what takes the clicks.
+    :param config: settings of the app.
+    """
+
+    declare_models = _shared_models if declare is None else _declare_models
+    db, User, Product = declare_models(key_type, new_key, tuple(config.get("SQLALCHEMY_BINDS", ())))
     app = Flask(__name__)
     app.test_client_class = BrowserClient
     app.jinja_options = {"bytecode_cache": FileSystemBytecodeCache()}  # templates are compiled once for all apps
     app.config.from_mapping(SECRET_KEY="a test's secret", SQLALCHEMY_DATABASE_URI=url, TESTING=True)
     app.config.update(config)
     db.init_app(app)
-    declare(db, User)
+    if declare is not None:
+        declare(db, User)
     referrals = Referrals(app, user_model=User, recorder=make_recorder(app) if make_recorder is not None else None)
     referrals.register_target(Product)
 

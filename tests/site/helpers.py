@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import pytest
 import sqlalchemy as sa
 from flask import request, session
 from flask.testing import FlaskClient
@@ -67,6 +68,12 @@ def connections_in_use(host: Host) -> int:
     """Return how many connections are held."""
     in_use: int = engine_of(host).pool.checkedout()  # type: ignore[attr-defined]
     return in_use
+
+
+def call_by_name(monkeypatch: pytest.MonkeyPatch, *models: Any) -> None:
+    """Let the objects of some models be called by their names in a test: other tests share the models."""
+    for model in models:
+        monkeypatch.setattr(model, "__str__", lambda self: self.name, raising=False)
 
 
 def find_user(host: Host, name: str) -> Any:

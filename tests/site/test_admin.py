@@ -29,6 +29,7 @@ from flask_referrals.state import current_state
 from flask_referrals.targets import load_targets
 from tests.conftest import MakeHost
 from tests.host import Host, make_host, statements
+from tests.site.helpers import call_by_name
 
 LINKS, RESPONSES = "/admin/referral/", "/admin/referralresponse/"
 SCRIPT = "<script>alert(1)</script>"
@@ -321,9 +322,9 @@ def test_nothing_is_created_deleted_or_exported_and_no_response_edited(host: Hos
         assert host.db.session.scalar(sa.select(sa.func.count(host.referrals.Referral.id))) == 2
 
 
-def test_everything_is_escaped(new_host: MakeHost) -> None:
+def test_everything_is_escaped(new_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host = new_host()
-    host.User.__str__ = host.Product.__str__ = lambda self: self.name
+    call_by_name(monkeypatch, host.User, host.Product)
     add_views(Admin(host.app))
     with host.app.app_context():
         product = host.add(host.Product(name=SCRIPT))
@@ -387,9 +388,11 @@ def fill(host: Host, count: int) -> None:
 
 
 @pytest.mark.parametrize(("url", "per_link"), [(LINKS, 1), (RESPONSES, 4)])
-def test_page_costs_the_same_statements_whatever_its_length(new_host: MakeHost, url: str, per_link: int) -> None:
+def test_page_costs_the_same_statements_whatever_its_length(
+    new_host: MakeHost, monkeypatch: pytest.MonkeyPatch, url: str, per_link: int
+) -> None:
     host = new_host()
-    host.User.__str__ = host.Product.__str__ = lambda self: self.name
+    call_by_name(monkeypatch, host.User, host.Product)
     add_views(Admin(host.app))
     client = host.client()
     counts: list[int] = []

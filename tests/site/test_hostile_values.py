@@ -15,6 +15,7 @@ from flask_referrals import Referral
 from flask_referrals.contrib.admin import add_views
 from tests.conftest import MakeHost
 from tests.host import Host
+from tests.site.helpers import call_by_name
 
 SHORT = "<script>pwned()</script>"
 URL = "javascript:pwned()"
@@ -72,10 +73,10 @@ def database_url(sqlite_url: str) -> str:
 
 
 @pytest.fixture
-def host(new_host: MakeHost) -> Host:
+def host(new_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> Host:
     """The site with its admin, where users and products are called by their names."""
     host = new_host()
-    host.User.__str__ = host.Product.__str__ = lambda self: self.name
+    call_by_name(monkeypatch, host.User, host.Product)
     add_views(Admin(host.app))
     return host
 

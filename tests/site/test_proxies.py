@@ -173,7 +173,8 @@ def test_current_referrals(host: Host, ctx: None) -> None:
 
 
 def test_two_apps_on_two_databases(tmp_path: Path) -> None:
-    hosts = [make_host(f"sqlite:///{tmp_path / name}") for name in ("one.db", "two.db")]
+    own_models: dict[str, Any] = {"declare": lambda db, User: None}
+    hosts = [make_host(f"sqlite:///{tmp_path / name}", **own_models) for name in ("one.db", "two.db")]
     for host in hosts:
         with host.app.app_context():
             host.db.create_all()
