@@ -117,14 +117,16 @@ class _Views:
             return _refuse(403, "This can only be done from the site itself.")
         transaction = open_transaction(self._state.database, commit=True)
         try:
+            failure = "Could not load the user who creates a link."
             user = current_user(self._state, unwrapped(flask.request))
+            failure = "A link could not be created."
             return _ask_to_log_in() if user is None else self._create(transaction, user)
         except InvalidValueError as error:
             return _refuse(400, str(error))
         except TooManyLinksError as error:
             return _refuse(403, str(error))
         except (SQLAlchemyError, MemoryError) as error:
-            log_failure("A link could not be created.")
+            log_failure(failure)
             if is_refusal(error):
                 return _refuse(400, "redirect_to or label is not accepted by the database of this site.")
             return _refuse(503, "The link could not be created now. Try again in a moment.", retry_after=_RETRY_AFTER)

@@ -2,6 +2,7 @@
 
 import math
 import random
+import sys
 import time
 import typing as t
 from collections.abc import Callable, Iterator
@@ -34,7 +35,8 @@ FIRST_PAUSE = 0.01
 _CONFLICT_STATES = {"40001", "40P01"}
 _CONFLICT_NUMBERS = {1213, 1205, 1020, 1305}
 _SQLITE_BUSY_SNAPSHOT = 517
-# MariaDB ends the transaction after these: deadlock, changed record, and a savepoint that was lost with it.
+# MariaDB and MySQL end the whole transaction: deadlock, also with another node of a cluster; changed record; a savepoint
+# that was lost with it.
 _ROLLBACK_NUMBERS = {1213, 1020, 1305}
 # MariaDB: a number out of range, a character that the column's set lacks, a text that is too long; MySQL: the second.
 _REFUSAL_NUMBERS = {1264, 1366, 1406, 3988}
@@ -60,7 +62,7 @@ def is_transient(error: BaseException) -> bool:
     )
 
 
-def _is_rolled_back(error: SQLAlchemyError) -> bool:
+def _is_rolled_back(error: BaseException | None) -> bool:
     """Return whether MariaDB or MySQL has rolled back the whole transaction, not only the statement."""
     return not _ROLLBACK_NUMBERS.isdisjoint(getattr(getattr(error, "orig", None), "args", ())[:1])
 
@@ -228,8 +230,8 @@ class HostTransaction(Transaction):
         try:
             with guard():
                 return work()
-        except SQLAlchemyError as error:
-            if was_open and (_is_rolled_back(error) or not self._is_open()):
+        except SQLAlchemyError:
+            if was_open and not self._is_open():
                 self.session.rollback()
             else:
                 recover(self.database)
@@ -433,11 +435,14 @@ def _limit_waiting(connection: sa.Connection, deadline: float) -> Iterator[Callb
 
 
 def recover(database: Database) -> None:
-    """Make the host's session usable after an error. Roll it back only if the database has lost its transaction."""
+    """Make the host's session usable after the error that is being handled.
+
+    It is rolled back only if the database has ended its transaction.
+    """
     session = database.session
     if not session.in_transaction():
         return
-    if session.is_active:
+    if session.is_active and not _is_rolled_back(sys.exc_info()[1]):
         try:
             connection = session.connection(bind_arguments=database.route)
         except Exception:

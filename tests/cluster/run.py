@@ -27,6 +27,8 @@ _PATIENCE = 90.0
 
 #: How many responses each link has from before the run, one for each day.
 _DAYS = 3
+#: What the log says of an error in the host's code: in a view, or in the function that loads the user.
+_HOST_ERROR = re.compile("Exception on|Could not load the user")
 #: How often a transaction of the host's own is tried.
 _TRIES = 20
 
@@ -166,7 +168,7 @@ def kind_of_error(error: str) -> str:
     """
     first, *rest = error.splitlines()
     frames = re.findall(rf'File "{re.escape(str(ROOT))}/((?:flask_referrals|tests)/.+)", line (\d+)', error)
-    is_ours = frames[-1][0].startswith("flask_referrals/") if frames else "Exception on" not in first
+    is_ours = frames[-1][0].startswith("flask_referrals/") if frames else not _HOST_ERROR.search(first)
     what = re.sub(r"^\[.*?\] ERROR in \w+: ", "", first)
     what = re.sub(r"'[\w-]{12}'", "…", what)
     reason = next((line for line in reversed(rest) if re.match(r"[\w.]+(Error|Exception)", line)), "")

@@ -16,11 +16,11 @@ from tests.host import Host
 #: A request that asks for a second connection fails after a second.
 ONE_CONNECTION: dict[str, Any] = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 1}
 
-#: Errors: a retry may succeed after a conflict, and does not after a refusal.
-CONFLICT, REFUSAL = "conflict", "refusal"
+#: Errors: a retry may succeed after a conflict, and does not after a refusal. A deadlock ends MariaDB's transaction.
+CONFLICT, REFUSAL, DEADLOCK = "conflict", "refusal", "deadlock"
 
 _SQLSTATES = {CONFLICT: "40001", REFUSAL: "57014"}
-_ERRNOS = {CONFLICT: 1205, REFUSAL: 1969}
+_ERRNOS = {CONFLICT: 1205, REFUSAL: 1969, DEADLOCK: 1213}
 _SQLITE_CODES = {CONFLICT: 517, REFUSAL: 10}
 
 
@@ -117,7 +117,7 @@ def failing(host: Host, matches: Callable[[str], bool], error: str = REFUSAL, ti
     """Make the database refuse some statements.
 
     :param matches: tells whether a statement fails.
-    :param error: :data:`CONFLICT` or :data:`REFUSAL`.
+    :param error: :data:`CONFLICT` or :data:`REFUSAL`, on MariaDB also :data:`DEADLOCK`.
     :param times: how many statements fail.
     :return: the statements that failed.
     """
@@ -147,6 +147,8 @@ def _fail(dialect: sa.Dialect, cursor: Any, error: str) -> None:
     if dialect.name == "postgresql":
         cursor.execute(f"DO $$BEGIN RAISE EXCEPTION 'injected' USING ERRCODE = '{_SQLSTATES[error]}'; END$$")
     else:
+        if error == DEADLOCK:
+            cursor.execute("ROLLBACK")
         cursor.execute(f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {_ERRNOS[error]}, MESSAGE_TEXT = 'injected'")
 
 

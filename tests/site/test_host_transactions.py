@@ -11,6 +11,7 @@ from sqlalchemy import event
 from flask_referrals import Referral
 from tests.conftest import MakeHost
 from tests.host import Host, follow, make_host
+from tests.site.helpers import DEADLOCK, failing, find_user
 
 #: How an SQLite database can be set up: as SQLAlchemy does by default, as its documentation says for savepoints, and as
 #: Python's own module does since 3.12.
@@ -169,3 +170,24 @@ def test_everything_goes_over_the_connection_on_which_the_host_has_written(new_h
         assert [response.action for response in responses] == ["RESPONDED", "SIGNED_UP", "PURCHASED"]
         assert len({response.user_id for response in responses}) == 1
         assert host.db.session.scalar(sa.select(sa.func.count(host.Product.id))) == 3  # the click does not commit
+
+
+@pytest.mark.parametrize("database_url", ["mariadb"], indirect=True, scope="session")
+def test_error_is_raised_if_a_savepoint_finds_the_transaction_rolled_back(new_host: MakeHost) -> None:
+    """A node of a cluster rolls back a transaction at any statement, in favour of one from another node."""
+    host = new_host(TESTING=False, REFERRALS_BASE_URL="http://localhost")
+    client = host.client()
+    code = follow(host, client)
+    savepoints: list[str] = []
+
+    def is_second_savepoint(statement: str) -> bool:
+        savepoints.extend([statement] if statement.startswith("SAVEPOINT") else [])
+        return statement.startswith("SAVEPOINT") and len(savepoints) == 2
+
+    with failing(host, is_second_savepoint, DEADLOCK) as failed:
+        assert client.post("/signup", data={"name": "mia"}).status_code == 500
+    assert len(failed) == 1
+    with host.app.app_context():
+        mia = find_user(host, "mia").id
+        assert [(response.action, response.user_id) for response in host.responses()] == [("RESPONDED", mia)]
+    assert client.post("/act/BOUGHT").text == code
