@@ -44,9 +44,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An own database on one of the servers."""
     with new_database(request.param, tmp_path_factory.mktemp("database")) as url:
-        TABLES[url] = Tables(url)
-        yield url
-        TABLES.pop(url).drop()
+        yield from _share(url)
+
+
+@pytest.fixture(scope="session")
+def shared_sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An SQLite database, for what does not depend on the database: a module's ``database_url`` returns it."""
+    with new_database("sqlite", tmp_path_factory.mktemp("database")) as url:
+        yield from _share(url)
+
+
+def _share(url: str) -> Iterator[str]:
+    TABLES[url] = Tables(url)
+    yield url
+    TABLES.pop(url).drop()
 
 
 #: The tables that a test has left, empty, to the next one that makes the same site on the same database.
@@ -56,7 +67,8 @@ TABLES: dict[str, Tables] = {}
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave no tables to a test that makes its own."""
-    if "new_host" not in getattr(item, "fixturenames", ()):
+    names = getattr(item, "fixturenames", ())
+    if "new_host" not in names and not {"database_url", "shared_sqlite_url"}.isdisjoint(names):
         for tables in TABLES.values():
             tables.drop()
 

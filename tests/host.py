@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -63,21 +63,34 @@ class Host:
         return list(self.db.session.scalars(sa.select(model).order_by(model.created_at, model.id)))
 
 
-class _Database(SQLAlchemy):
-    """Compiles a statement once for all apps on a database: the compiled text belongs to the engine's dialect."""
+@cache
+def _sqlite_dialect() -> sa.Dialect:
+    engine = sa.create_engine("sqlite://")
+    engine.connect().close()  # tells the dialect what the database can do
+    engine.dispose()
+    return engine.dialect
 
-    _first: dict[str, tuple[sa.Engine, dict[Any, Any]]] = {}
+
+class _Database(SQLAlchemy):
+    """Compiles a statement once for all apps: what is compiled belongs to the dialect, which their engines share."""
+
+    _engines: dict[str, sa.Engine] = {}
+    _compiled: Any = sa.util.LRUCache(1000)
 
     def _make_engine(self, bind_key: str | None, options: dict[str, Any], app: Flask) -> sa.Engine:
-        try:
-            key = json.dumps({**options, "url": sa.make_url(options["url"]).render_as_string(False)}, sort_keys=True)
-        except TypeError:  # a pool's class, or a function that connects
-            return super()._make_engine(bind_key, options, app)
-        if key not in self._first:
-            self._first[key] = super()._make_engine(bind_key, options, app), {}
-        first, compiled = self._first[key]
-        execution_options = {**first.get_execution_options(), "compiled_cache": compiled}
-        return sa.Engine(first.pool.recreate(), first.dialect, first.url, execution_options=execution_options)
+        engine = super()._make_engine(bind_key, options, app)
+        pool, dialect = engine.pool, engine.dialect
+        if dialect.name != "sqlite":
+            try:
+                key = json.dumps({**options, "url": engine.url.render_as_string(hide_password=False)}, sort_keys=True)
+            except TypeError:  # a pool's class, or a function that connects
+                return engine
+            first = self._engines.setdefault(key, engine)
+            pool, dialect = first.pool.recreate(), first.dialect
+        elif options.keys() == {"url", "echo", "echo_pool"}:
+            dialect = _sqlite_dialect()
+        execution_options = {**engine.get_execution_options(), "compiled_cache": self._compiled}
+        return sa.Engine(pool, dialect, engine.url, execution_options=execution_options)
 
 
 class _Models(NamedTuple):

@@ -35,8 +35,8 @@ FIRST_PAUSE = 0.01
 _CONFLICT_STATES = {"40001", "40P01"}
 _CONFLICT_NUMBERS = {1213, 1205, 1020, 1305}
 _SQLITE_BUSY_SNAPSHOT = 517
-# MariaDB and MySQL end the whole transaction: deadlock, also with another node of a cluster; changed record; a savepoint
-# that was lost with it.
+# MariaDB and MySQL have ended the whole transaction: deadlock, also with another node of a cluster; changed record; a
+# savepoint that was lost with it.
 _ROLLBACK_NUMBERS = {1213, 1020, 1305}
 # MariaDB: a number out of range, a character that the column's set lacks, a text that is too long; MySQL: the second.
 _REFUSAL_NUMBERS = {1264, 1366, 1406, 3988}

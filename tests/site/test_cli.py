@@ -250,6 +250,7 @@ def test_users_with_other_keys(new_host: MakeHost, key_type: Any) -> None:
     assert runner.invoke(args=["referrals", "list"]).exit_code == 0
 
 
+@pytest.mark.slow
 def test_import_loads_neither_what_commands_need_nor_a_dialect() -> None:
     ours = "flask_referrals.contrib.pinax", "flask_referrals.cli.export"
     heavy = "alembic", "flask_migrate", "sqlalchemy.dialects.mysql", *ours

@@ -21,6 +21,12 @@ MARCH = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 
 
 @pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """Cookies do not depend on the database."""
+    return sqlite_url
+
+
+@pytest.fixture
 def code(host: Host) -> str:
     with host.app.app_context():
         return Referral.create("/").code

@@ -122,9 +122,9 @@ class OnSQLite:
     """For what is decided before the database is asked."""
 
     @pytest.fixture
-    def database_url(self, sqlite_url: str) -> str:
+    def database_url(self, shared_sqlite_url: str) -> str:
         """The one database."""
-        return sqlite_url
+        return shared_sqlite_url
 
 
 REFUSED = [

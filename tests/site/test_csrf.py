@@ -19,8 +19,8 @@ SCRIPT = {"Accept": "application/json"}
 
 
 @pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    return sqlite_url
+def database_url(shared_sqlite_url: str) -> str:
+    return shared_sqlite_url
 
 
 def add_page(host: Host) -> None:

@@ -1,5 +1,6 @@
 """One user's data: ``flask referrals export-user`` and ``forget-user``, and what is never written down of anybody."""
 
+import itertools
 import json
 import logging
 import re
@@ -40,6 +41,13 @@ from tests.host import BROWSER, Host, follow
 from tests.pages import DOCS, snippets
 from tests.site.test_retention import failing, run
 
+_numbers = itertools.count(1)
+#: What makes the keys of other users; functions of the module's, so that the tests share their models.
+NEW_KEYS: dict[type, Callable[[], Any]] = {
+    int: lambda: next(_numbers),
+    str: lambda: str(next(_numbers)),
+    uuid.UUID: uuid.uuid4,
+}
 NUMBER, WORD, UUID = 987654321, "key-marker", uuid.UUID("feedfeed-feed-4eed-8eed-feedfeedfeed")
 KEYS: dict[str, tuple[Any, Any]] = {
     "int": (sa.Integer(), NUMBER),
@@ -129,15 +137,9 @@ def key(request: pytest.FixtureRequest) -> Any:
 def host(new_host: MakeHost, key: Any) -> Host:
     """A site that keeps all it may, and has told much of the user."""
     (key_type,) = (key_type for key_type, of_type in KEYS.values() if of_type == key)
-    others = iter(range(1, 10))
-    make_key: dict[type, Callable[[], Any]] = {
-        int: lambda: next(others),
-        str: lambda: str(next(others)),
-        uuid.UUID: uuid.uuid4,
-    }
     host = new_host(
         key_type=key_type,
-        new_key=make_key[type(key)],
+        new_key=NEW_KEYS[type(key)],
         REFERRALS_IP_STORAGE="full",
         REFERRALS_REFERRER_STORAGE="full",
         REFERRALS_BASE_URL="https://shop.example",

@@ -7,9 +7,9 @@ from tests.fuzz.keys import Target, forgeries
 
 
 @pytest.fixture
-def database_url(sqlite_url: str) -> str:
+def database_url(shared_sqlite_url: str) -> str:
     """A key is the same on every database."""
-    return sqlite_url
+    return shared_sqlite_url
 
 
 @pytest.mark.slow

@@ -67,9 +67,9 @@ def assert_harmless(markup: str, *shown: str) -> None:
 
 
 @pytest.fixture
-def database_url(sqlite_url: str) -> str:
+def database_url(shared_sqlite_url: str) -> str:
     """A page is the same on every database."""
-    return sqlite_url
+    return shared_sqlite_url
 
 
 @pytest.fixture

@@ -475,6 +475,7 @@ class TestSharing:
             referrals.register_target(members, name="x" * 101)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["import flask_referrals", "import flask_referrals; flask_referrals.Referrals()"])
 def test_import_does_not_load_what_an_app_may_do_without(code: str) -> None:
     script = (

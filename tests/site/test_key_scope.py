@@ -13,6 +13,12 @@ from tests.conftest import MakeHost
 from tests.host import Host, follow
 
 
+@pytest.fixture
+def database_url(shared_sqlite_url: str) -> str:
+    """A header is the same on every database."""
+    return shared_sqlite_url
+
+
 def test_answer_that_sets_the_own_cookie_is_not_for_other_visitors_of_a_cache(new_host: MakeHost) -> None:
     host = new_host(with_login=False, REFERRALS_COOKIE="referral")
     with host.app.app_context():

@@ -172,6 +172,7 @@ def test_migrations_are_complete(project: Project, on_mariadb: bool, key: str, n
         assert [downgrade[0], upgrade[0], check[0]] == [0, 0, 0]  # it could not upgrade if a table were left
 
 
+@pytest.mark.slow
 def test_host_without_user_model(project: Project) -> None:
     project.write(MIGRATE, "Referrals(app)")
     project.flask("db init", "db migrate", "db upgrade", "db migrate", "referrals check")
@@ -349,6 +350,7 @@ def execute(host: Host, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
 
+@pytest.mark.slow
 class TestSetUp:
     """What is missing is named."""
 

@@ -175,6 +175,12 @@ PREFETCH_VALUES = ["prefetch", "prerender", "preview", "prefetch;prerender", "Pr
 
 
 @pytest.fixture
+def database_url(shared_sqlite_url: str) -> str:
+    """A visit is recognised in the same way on every database."""
+    return shared_sqlite_url
+
+
+@pytest.fixture
 def code(host: Host) -> str:
     """The code of a link to /welcome."""
     with host.app.app_context():

@@ -127,9 +127,9 @@ class TestForm:
     """Whatever it is sent as, a link is made from the site itself alone."""
 
     @pytest.fixture
-    def database_url(self, sqlite_url: str) -> str:
+    def database_url(self, shared_sqlite_url: str) -> str:
         """It is decided before the database is asked."""
-        return sqlite_url
+        return shared_sqlite_url
 
     @pytest.mark.parametrize("accept", [{}, PAGE], ids=["program", "browser"])
     @pytest.mark.parametrize("kind", ["form", "multipart", "JSON", "text"])

@@ -34,15 +34,15 @@ def cookie_length(client: FlaskClient) -> int:
     return len(cookie.value)
 
 
-def test_thousand_clicks_add_less_than_200_bytes_to_the_cookie(host: Host, client: FlaskClient) -> None:
+def test_clicks_on_ten_links_add_less_than_200_bytes_to_the_cookie(host: Host, client: FlaskClient) -> None:
     with host.app.app_context():
         codes = [Referral.create("/", label=str(number)).code for number in range(10)]
     client.post("/basket")
     before = cookie_length(client)
-    for number in range(1000):
+    for number in range(200):
         assert client.get(f"/referrals/{codes[number % 10]}").status_code == 302
     assert 0 < cookie_length(client) - before <= 200
     with host.app.app_context():
         responses = host.responses()
-        assert len(responses) == 1000
+        assert len(responses) == 200
         assert len({response.session_key for response in responses}) == 1

@@ -35,6 +35,12 @@ ENTRY = "_referral"
 
 
 @pytest.fixture
+def database_url(shared_sqlite_url: str) -> str:
+    """A header is read in the same way on every database; test_limits stores the longest."""
+    return shared_sqlite_url
+
+
+@pytest.fixture
 def code(host: Host) -> str:
     """The code of a link to /welcome."""
     with host.app.app_context():

@@ -18,9 +18,9 @@ FORM = "{{ create_referral_form(url, target, label) }}"
 
 
 @pytest.fixture
-def database_url(sqlite_url: str) -> str:
+def database_url(shared_sqlite_url: str) -> str:
     """A page is the same on every database."""
-    return sqlite_url
+    return shared_sqlite_url
 
 
 class Page(HTMLParser):

@@ -9,6 +9,12 @@ from flask_referrals import ConfigurationError, Referral, Referrals
 from tests.conftest import MakeHost
 
 
+@pytest.fixture
+def database_url(shared_sqlite_url: str) -> str:
+    """An address is the same on every database."""
+    return shared_sqlite_url
+
+
 def test_mail_rendered_in_a_worker_has_the_configured_address(new_host: MakeHost) -> None:
     host = new_host(REFERRALS_BASE_URL="https://shop.example/app/")
     with host.app.app_context():

@@ -27,9 +27,9 @@ HOUR = 3600
 
 
 @pytest.fixture
-def database_url(sqlite_url: str) -> str:
+def database_url(shared_sqlite_url: str) -> str:
     """A key is the same on every database."""
-    return sqlite_url
+    return shared_sqlite_url
 
 
 @pytest.fixture

@@ -115,6 +115,7 @@ def run(code: str, **environment: str) -> str:
     return result.stdout.strip()
 
 
+@pytest.mark.slow
 def test_list_of_crawlers_is_loaded_at_the_first_click() -> None:
     code = f"""
 import sys
@@ -127,6 +128,7 @@ print("crawleruseragents" in sys.modules)
     assert run(code).split() == ["False", "True"]
 
 
+@pytest.mark.slow
 def test_locale_that_cannot_read_the_list_of_crawlers_breaks_no_click() -> None:
     code = (
         "from flask_referrals.web.agents import is_bot; "

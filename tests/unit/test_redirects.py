@@ -1042,7 +1042,7 @@ def mutated(draw: st.DrawFn) -> str:
     return url
 
 
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@settings(max_examples=500, deadline=None, derandomize=True)
 @given(url=st.one_of(mutated(), st.lists(TEXTS, max_size=8).map("".join)), secure=st.booleans())
 def test_whatever_is_taken_is_sent_as_it_is_and_stays_on_allowed_hosts(url: str, secure: bool) -> None:
     location = located(url, secure=secure)
