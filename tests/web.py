@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -39,7 +39,7 @@ class Answer:
     :param sent: when, in seconds of the monotonic clock.
     :param ended: when all of the answer had arrived, or the connection broke.
     :param status: ``None``: the connection broke.
-    :param cookie: name and value of the cookie that is set.
+    :param cookies: names and values of the cookies that are set.
     :param retry_after: the header.
     :param worker: the process that answered.
     """
@@ -48,7 +48,7 @@ class Answer:
     sent: float
     ended: float
     status: int | None = None
-    cookie: str | None = None
+    cookies: dict[str, str] = field(default_factory=dict)
     retry_after: str | None = None
     worker: int | None = None
     body: str = ""
@@ -56,7 +56,7 @@ class Answer:
     @property
     def has_cookie(self) -> bool:
         """Whether the visitor is given a key: what the site does after a click is stored."""
-        return self.cookie is not None
+        return bool(self.cookies)
 
 
 def tell_workers(app: Flask) -> Flask:
@@ -171,7 +171,7 @@ class Server:
             sent=sent,
             ended=time.monotonic(),
             status=answer.status,
-            cookie=answer.headers["Set-Cookie"].partition(";")[0] if "Set-Cookie" in answer.headers else None,
+            cookies=dict(pair.partition(";")[0].split("=", 1) for pair in answer.headers.get_all("Set-Cookie", [])),
             retry_after=answer.headers["Retry-After"],
             worker=int(worker) if worker else None,
             body=text,

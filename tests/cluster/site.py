@@ -121,7 +121,7 @@ class _Visitor:
     def __init__(self, site: Site, number: int) -> None:
         self._site = site
         self._number = number
-        self._cookie: str | None = None
+        self._cookies: dict[str, str] = {}
         self._done = Visit()
 
     def visit(self) -> Visit:
@@ -141,10 +141,10 @@ class _Visitor:
 
     def _ask(self, method: str, path: str, body: str | None = None, kind: str = "") -> Answer:
         headers = {"Content-Type": kind} if kind else {}
-        if self._cookie is not None:
-            headers["Cookie"] = self._cookie
+        if self._cookies:
+            headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
         answer = self._site.ask(method, path, body=body, headers=headers)
-        self._cookie = answer.cookie or self._cookie
+        self._cookies |= answer.cookies
         self._done.slowest = max(self._done.slowest, answer.ended - answer.sent)
         return answer
 
