@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -95,12 +95,9 @@ class Tables:
         with self._engine.begin() as connection:
             if self._read_catalog(connection) != self._catalog:
                 return False
-            count = 0
-            for table in reversed(self._metadata.sorted_tables):
-                deleted = connection.execute(table.delete()).rowcount
-                count += deleted
-                if deleted:
-                    self._restart_keys(connection, table)
+            tables = self._metadata.sorted_tables
+            count = sum(connection.execute(table.delete()).rowcount for table in reversed(tables))
+            self._restart_keys(connection, tables)
             return count < _MANY_ROWS
 
     def drop(self) -> None:
@@ -113,14 +110,14 @@ class Tables:
     def _read_catalog(self, connection: sa.Connection) -> object:
         return connection.exec_driver_sql(_CATALOGS[connection.dialect.name]).all()
 
-    def _restart_keys(self, connection: sa.Connection, table: sa.Table) -> None:
-        column = table.autoincrement_column
-        if column is None:
-            return
+    def _restart_keys(self, connection: sa.Connection, tables: Sequence[sa.Table]) -> None:
         if connection.dialect.name == "postgresql":
-            sequence = sa.func.pg_get_serial_sequence(f'"{table.name}"', column.name)
-            connection.execute(sa.select(sa.func.setval(sequence, 1, False)))
+            get_sequence = sa.func.pg_get_serial_sequence  # NULL if there is none
+            keys = [get_sequence(f'"{table.name}"', column.name) for table in tables for column in table.primary_key]
+            connection.execute(sa.select(*(sa.func.setval(key, 1, False) for key in keys)))
         elif connection.dialect.name == "mysql":
-            connection.exec_driver_sql(f"ALTER TABLE `{table.name}` AUTO_INCREMENT = 1")
-        elif table.dialect_options["sqlite"]["autoincrement"]:
-            connection.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = ?", (table.name,))
+            used = "SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()"
+            for (name,) in connection.exec_driver_sql(f"{used} AND auto_increment > 1").all():
+                connection.exec_driver_sql(f"ALTER TABLE `{name}` AUTO_INCREMENT = 1")
+        elif any(table.dialect_options["sqlite"]["autoincrement"] for table in tables):
+            connection.exec_driver_sql("DELETE FROM sqlite_sequence")
