@@ -112,5 +112,5 @@ def parse_user_key(state: AppState, text: str) -> t.Any:
 
 def classes_with_own_id(state: AppState) -> list[str]:
     """Return the names of the host's classes whose ``get_id()`` is not that of Flask-Login's ``UserMixin``."""
-    models = [mapper.class_ for mapper in state.database.base.registry.mappers if hasattr(mapper.class_, "get_id")]
+    models = [mapper.class_ for mapper in state.database.base.mappers if hasattr(mapper.class_, "get_id")]
     return [model.__name__ for model in models if model.get_id.__module__ != "flask_login.mixins"]

@@ -12,7 +12,7 @@ from .db.build import Choices
 from .db.keys import table_name
 from .db.replica import Reports
 from .exceptions import ConfigurationError
-from .hosts import find_host, make_database
+from .hosts import make_database
 from .limits import GuessLimit
 from .models import ReferralMixin, ReferralResponseMixin
 from .privacy import forget_user
@@ -37,6 +37,8 @@ class Referrals:
     :param response_model: the host's own subclass of :class:`.ReferralResponseMixin`; likewise.
     :param recorder: takes each click, a dict that can be written as JSON, and returns once it is safe; a worker hands
         it to :func:`.queue.store` later. Without a recorder, a click is stored before the response.
+    :param db: Alchemical's ``db``, or the ``scoped_session`` of plain SQLAlchemy. Flask-SQLAlchemy (also
+        Flask-AppBuilder's) and Flask-SQLAlchemy-Lite are found without it.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class Referrals:
         referral_model: type[ReferralMixin] | None = None,
         response_model: type[ReferralResponseMixin] | None = None,
         recorder: Recorder | None = None,
+        db: object = None,
     ) -> None:
         self._choices = Choices(user_model, referral_model, response_model)
         self._recorder = recorder
+        self._db = db
         self.hooks: Hooks = Hooks()
         self.targets: dict[str, TargetType] = {}
         if app is not None:
@@ -63,6 +67,7 @@ class Referrals:
         referral_model: type[ReferralMixin] | None = None,
         response_model: type[ReferralResponseMixin] | None = None,
         recorder: Recorder | None = None,
+        db: object = None,
     ) -> None:
         """Give an app its models, its two routes under ``REFERRALS_URL_PREFIX``, and its template functions.
 
@@ -76,9 +81,8 @@ class Referrals:
             raise ConfigurationError("This app has referrals already: call 'referrals.init_app(app)' once.")
         own = self._choices
         choices = Choices(user_model or own.user, referral_model or own.referral, response_model or own.response)
-        db = find_host(app)
         settings = Settings.from_config(app.config)
-        database = make_database(app, db, choices, settings.timezone)
+        database = make_database(app, self._db if db is None else db, choices, settings)
         state = app.extensions[EXTENSION_KEY] = AppState(
             app=app,
             extension=self,

@@ -218,7 +218,3 @@ class Settings:
             raise ConfigurationError("SECRET_KEY_FALLBACKS must be a list of keys, not one key.")
         if self.cookie is not None and config["SESSION_COOKIE_NAME"] in (self.cookie, f"__Host-{self.cookie}"):
             raise ConfigurationError("REFERRALS_COOKIE must be another name than SESSION_COOKIE_NAME.")
-        binds = config.get("SQLALCHEMY_BINDS") or {}
-        if self.report_bind is not None and self.report_bind not in [*binds]:
-            found = f"has only {', '.join(map(repr, binds))}" if binds else "is empty"
-            raise ConfigurationError(f"REFERRALS_REPORT_BIND is {self.report_bind!r}, but SQLALCHEMY_BINDS {found}.")

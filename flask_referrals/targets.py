@@ -68,7 +68,7 @@ def find_type(state: AppState, name: str) -> TargetType | None:
     """Return the type that was registered under a name, or else the model of the table with that name."""
     if name in state.target_types:
         return state.target_types[name]
-    for mapper in state.database.base.registry.mappers:
+    for mapper in state.database.base.mappers:
         has_one_key = mapper.inherits is None and len(mapper.primary_key) == 1
         if has_one_key and table_name(mapper.class_) == name:
             return TargetType(mapper.class_, None, None)

@@ -88,7 +88,7 @@ def run_checks(state: AppState) -> Iterator[tuple[str, Finding]]:
             reason = str(getattr(failure, "orig", failure)).splitlines()[0]
             finding = error(
                 f"The database raised an error: {reason}",
-                fix="Check SQLALCHEMY_DATABASE_URI and SQLALCHEMY_BINDS, and that the database runs.",
+                fix=f"Check {state.database.setting_names.urls}, and that the database runs.",
             )
         if finding is not None:
             yield name, finding
@@ -155,7 +155,7 @@ def _check_locks(state: AppState) -> Finding | None:
     limit = f"up to {seconds:g} s" if seconds else "without limit"
     return warning(
         f"A click waits {limit} for a lock, for example while a migration changes a table.",
-        fix=f"Set SQLALCHEMY_ENGINE_OPTIONS = {{'connect_args': {arguments}}}.",
+        fix=f"Add 'connect_args': {arguments} to {state.database.setting_names.options}.",
     )
 
 
@@ -164,7 +164,7 @@ def _check_reports(state: AppState) -> Finding | None:
     bind = state.settings.report_bind
     if bind is None:
         return None
-    with state.database.get_engines()[bind].connect() as connection:
+    with state.database.get_engine(bind).connect() as connection:
         connection.execute(sa.select(state.database.models.response.id).limit(1))
     return ok(f"They are read on the bind {bind!r}.")
 

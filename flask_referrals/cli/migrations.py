@@ -1,8 +1,9 @@
 """``flask referrals revision | check``."""
 
 import typing as t
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import click
 import sqlalchemy as sa
@@ -13,35 +14,69 @@ from ..state import AppState, current_state
 # Only these commands import Alembic; it is imported inside functions because it is slow to load.
 
 
+@dataclass(frozen=True)
+class _Tool:
+    """The host's migration tool."""
+
+    #: The commands that write a revision and that apply it.
+    revision: str
+    upgrade: str
+    #: The arguments of Alembic's context that the host has set.
+    options: MutableMapping[str, t.Any]
+    #: Writes a revision, given its message, and returns what was written. ``None``: only the tool's own command can.
+    write: Callable[[str], t.Any] | None = None
+
+
+def _find_tool(state: AppState) -> _Tool:
+    extensions = state.app.extensions
+    if (migrate := extensions.get("migrate")) is not None:
+        name = f"flask {migrate.migrate.command}"
+
+        def write(message: str) -> t.Any:
+            from alembic import command
+
+            return command.revision(migrate.migrate.get_config(opts=["autogenerate"]), message, autogenerate=True)
+
+        return _Tool(f"{name} migrate", f"{name} upgrade", migrate.configure_args, write)
+    if (alembic := extensions.get("alembic")) is not None:  # Flask-Alembic
+        name = f"flask {alembic.command_name or 'db'}"
+        return _Tool(
+            f"{name} revision referrals", f"{name} upgrade", state.app.config["ALEMBIC_CONTEXT"], alembic.revision
+        )
+    return _Tool("alembic revision --autogenerate", "alembic upgrade head", {"compare_type": True})
+
+
 @click.command()
 @click.option("-m", "--message", default="referrals", show_default=True, help="Message of the revision.")
 @with_appcontext
 def revision(message: str) -> None:
     """Write a migration for the referral tables only.
 
-    Nothing is written if the tables match the models. This needs Flask-Migrate.
+    Nothing is written if the tables match the models. This needs Flask-Migrate
+    or Flask-Alembic.
     """
-    from alembic import command
     from alembic.util import CommandError
 
     state = current_state()
-    if "migrate" not in state.app.extensions:
-        raise click.ClickException("This app does not use Flask-Migrate. Call 'migrate.init_app(app, db)'.")
+    tool = _find_tool(state)
+    if tool.write is None:
+        raise click.ClickException(
+            f"This app uses neither Flask-Migrate nor Flask-Alembic. Write the revision with '{tool.revision}'."
+        )
     if not find_differences(state):
         click.echo("The referral tables match the models. No migration is needed.")
         return
-    with _referral_tables_only(state) as migrate:
+    with _referral_tables_only(state, tool.options):
         try:
-            config = migrate.get_config(opts=["autogenerate"])
-            script = command.revision(config, message, autogenerate=True)
+            script = tool.write(message)
         except CommandError as error:
             raise click.ClickException(str(error)) from error
     if script:
-        click.echo("Apply the migration with 'flask db upgrade'.")
+        click.echo(f"Apply the migration with '{tool.upgrade}'.")
     else:
         raise click.ClickException(
             "The migrations ignore the referral tables. If these tables are on a bind, create the migrations with "
-            "'flask db init --multidb'."
+            "'flask db init --multidb'. If user_model is not a db.Model, name the metadata of its base in env.py."
         )
 
 
@@ -65,9 +100,9 @@ def check(ctx: click.Context) -> None:
 
 def how_to_migrate(state: AppState) -> str:
     """Return what to do when the tables differ from the models."""
-    if "migrate" in state.app.extensions:
-        return "Run 'flask db migrate' or 'flask referrals revision', then 'flask db upgrade'."
-    return "Change the tables with your migration tool, or set up Flask-Migrate."
+    tool = _find_tool(state)
+    or_revision = " or 'flask referrals revision'" if tool.write is not None else ""
+    return f"Run '{tool.revision}'{or_revision}, then '{tool.upgrade}'."
 
 
 def _include_only_referrals(state: AppState, host_filter: t.Any = None) -> t.Any:
@@ -83,16 +118,15 @@ def _include_only_referrals(state: AppState, host_filter: t.Any = None) -> t.Any
 
 
 @contextmanager
-def _referral_tables_only(state: AppState) -> Iterator[t.Any]:
-    """Hide all other tables from the migrations, and yield the app's ``Migrate``."""
-    settings = state.app.extensions["migrate"]
-    arguments = settings.configure_args
-    include_object = _include_only_referrals(state, arguments.get("include_object"))
-    settings.configure_args = {**arguments, "include_object": include_object}  # a copy, because env.py adds to it
+def _referral_tables_only(state: AppState, options: MutableMapping[str, t.Any]) -> Iterator[None]:
+    """Hide all other tables from the migrations."""
+    hosts = {**options}  # env.py adds to it
+    options["include_object"] = _include_only_referrals(state, options.get("include_object"))
     try:
-        yield settings.migrate
+        yield
     finally:
-        settings.configure_args = arguments
+        options.clear()
+        options.update(hosts)
 
 
 def find_differences(state: AppState) -> list[t.Any]:
@@ -100,8 +134,7 @@ def find_differences(state: AppState) -> list[t.Any]:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
-    migrate = state.app.extensions.get("migrate")
-    options = dict(migrate.configure_args) if migrate is not None else {"compare_type": True}
+    options = {**_find_tool(state).options}
     options["include_object"] = _include_only_referrals(state, options.get("include_object"))
     metadata = state.database.models.total.metadata
     with state.database.engine.connect() as connection:

@@ -19,11 +19,10 @@ from flask_admin.form import DateTimeField, SecureForm
 from flask_admin.helpers import get_redirect_target
 from flask_admin.model import BaseModelView
 from markupsafe import Markup
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import joinedload, scoped_session
 
 from ..cli import is_command
 from ..exceptions import ConfigurationError
-from ..hosts import find_host
 from ..models import set_loaded_target
 from ..reports import counts_of
 from ..state import EXTENSION_KEY, AppState, current_state
@@ -78,6 +77,18 @@ class _Form(SecureForm):  # type: ignore[misc]  # Flask-Admin has no types
         if not self.meta.csrf:
             current_app.extensions["csrf"].protect()
         return bool(super().validate(*args, **kwargs))
+
+
+class _Sessions(scoped_session[t.Any]):
+    """The host's sessions, as Flask-Admin takes them: as a database extension, or itself as the session."""
+
+    def __init__(self, sessions: scoped_session[t.Any]) -> None:
+        super().__init__(sessions.session_factory)
+        self.registry = sessions.registry
+
+    @property
+    def session(self) -> "_Sessions":
+        return self
 
 
 class _TimeField(DateTimeField):  # type: ignore[misc]
@@ -186,7 +197,8 @@ class _RecordView(ModelView):
         labels = {f"user.{column}": f"user's {column}" for column in user_columns}
         labels |= {f"referral.user.{column}": f"owner's {column}" for column in user_columns}
         self.column_labels = {**labels, **(self.column_labels or {})}
-        super().__init__(self._model(), find_host(app), name or self._default_name, category, **options)
+        sessions = _Sessions(state.database.sessions)
+        super().__init__(self._model(), sessions, name or self._default_name, category, **options)
 
     def _model(self) -> t.Any:
         raise NotImplementedError

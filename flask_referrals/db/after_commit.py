@@ -2,6 +2,7 @@
 
 import typing as t
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction
@@ -10,6 +11,8 @@ Callback = Callable[[], None]
 
 #: The entry of ``session.info`` that is there once something has waited for the session.
 WAITING = "flask_referrals.waiting"
+
+_IS_CLOSING: ContextVar[bool] = ContextVar("flask_referrals.is_closing", default=False)
 
 
 class _Waiting:
@@ -21,7 +24,6 @@ class _Waiting:
         self.before_commit: list[Callback] = []
         #: Collects the callbacks while the extension itself commits; ``None``: they run at once.
         self.held: list[Callback] | None = None
-        self.is_closing = False
         self._committed: SessionTransaction | None = None
         self._is_rolled_back = False
         event.listen(session, "before_commit", self._prepare)
@@ -55,12 +57,12 @@ class _Waiting:
         if self.held is not None:
             self.held += callbacks
             return
-        self.is_closing = is_closing
+        token = _IS_CLOSING.set(is_closing)
         try:
             for callback in callbacks:
                 callback()
         finally:
-            self.is_closing = False
+            _IS_CLOSING.reset(token)
 
 
 def _waiting(session: Session) -> _Waiting:
@@ -85,9 +87,9 @@ def call_when_ended(session: Session, callback: Callback) -> None:
     _waiting(session).when_ended.append(callback)
 
 
-def is_closing(session: Session) -> bool:
-    """Return whether callbacks run because the session is being closed, and so takes no further work."""
-    return WAITING in session.info and _waiting(session).is_closing
+def is_closing() -> bool:
+    """Return whether callbacks run because a session is being closed, which takes no further work."""
+    return _IS_CLOSING.get()
 
 
 def commit(session: Session) -> Sequence[Callback]:

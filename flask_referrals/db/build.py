@@ -1,7 +1,7 @@
 """The pair of models of a database: found among the host's models, or built on the host's declarative base, once."""
 
 import typing as t
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -55,10 +55,16 @@ class Models:
 class Base:
     """The host's declarative base."""
 
-    #: Its metadata remembers the models as long as the tables live: several apps on one database share them.
-    registry: registry
+    #: The registries of all the host's models; that of new models is the first. Its metadata remembers the models as
+    #: long as the tables live: several apps on one database share them.
+    registries: tuple[registry, ...]
     #: Maps a new class, given its name, its mixin and its attributes.
     new_model: Callable[[str, type[t.Any], dict[str, t.Any]], type[t.Any]]
+
+    @property
+    def mappers(self) -> Iterator[Mapper[t.Any]]:
+        """The mappers of all the host's models."""
+        return (mapper for each in self.registries for mapper in each.mappers)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Choices:
 
 def get_models(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns], type[ResponseColumns]]) -> Models:
     """Return the models of a database; build those that the host has not declared, from the two mixins."""
-    known_models = base.registry.metadata.info
+    known_models = base.registries[0].metadata.info
     with _LOCK:  # apps may be set up in several threads
         if _INFO_KEY not in known_models:
             known_models[_INFO_KEY] = _build(base, choices, mixins)
@@ -88,11 +94,6 @@ def get_models(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns]
     return models
 
 
-def bind_key(model: type[t.Any]) -> str | None:
-    """Return the key of the bind that a model's table is on."""
-    return t.cast("str | None", sa.inspect(model).local_table.metadata.info.get("bind_key"))
-
-
 def _build(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns], type[ResponseColumns]]) -> Models:
     response = choices.response or _find_declared(base, ResponseColumns, "response_model", "__referral_backref__")
     referral = choices.referral or _find_declared(base, ReferralColumns, "referral_model", "__user_backref__")
@@ -100,16 +101,17 @@ def _build(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns], ty
         if referral is not None and response.__referral_model__ is not referral:
             raise ConfigurationError(f"{response.__name__}.__referral_model__ must be {referral.__name__}.")
         referral = t.cast("type[ReferralColumns]", response.__referral_model__)
-        if bind_key(referral) != bind_key(response):
+        if referral.metadata is not response.metadata:
             raise ConfigurationError(
-                f"{referral.__name__} and {response.__name__} are in two databases: give both the same __bind_key__."
+                f"{referral.__name__} and {response.__name__} are in two databases: give both the same __bind_key__, "
+                "or the same metadata."
             )
-    user = _find_user_model(base, choices.user, referral, response)
+    user = _find_user_model(choices.user, referral, response)
     attributes: dict[str, t.Any] = {"__user_model__": user}
     if referral is None:
         referral = base.new_model("Referral", mixins[0], {"__tablename__": "referral"} | attributes)
     if response is None:
-        attributes |= {"__referral_model__": referral, "__bind_key__": bind_key(referral)}
+        attributes |= {"__referral_model__": referral, "metadata": referral.metadata}
         response = base.new_model("ReferralResponse", mixins[1], {"__tablename__": "referral_response"} | attributes)
     total = new_total_table(t.cast(sa.Table, sa.inspect(referral).local_table))
     mapper = sa.inspect(response)
@@ -117,7 +119,7 @@ def _build(base: Base, choices: Choices, mixins: tuple[type[ReferralColumns], ty
 
 
 def _find_declared(base: Base, mixin: type[RecordColumns], option: str, backref: str) -> t.Any:
-    roots = (mapper.class_ for mapper in base.registry.mappers if mapper.inherits is None)
+    roots = (mapper.class_ for mapper in base.mappers if mapper.inherits is None)
     found = [model for model in roots if issubclass(model, mixin)]
     if len(found) > 1:
         names = " and ".join(sorted(model.__name__ for model in found))
@@ -150,9 +152,7 @@ def _delete_responses(mapper: Mapper[t.Any], connection: sa.Connection, referral
         connection.execute(sa.delete(column.table).where(column == referral.id))
 
 
-def _find_user_model(
-    base: Base, given: type[t.Any] | None, *declared: type[RecordColumns] | None
-) -> type[t.Any] | None:
+def _find_user_model(given: type[t.Any] | None, *declared: type[RecordColumns] | None) -> type[t.Any] | None:
     of_models = {model.__user_model__ for model in declared if model is not None}
     if len(of_models | ({given} if given else set())) > 1:
         raise ConfigurationError(
@@ -164,13 +164,6 @@ def _find_user_model(
         mapper = sa.inspect(user, raiseerr=False)
         if not isinstance(mapper, Mapper):
             raise ConfigurationError(f"user_model={user.__name__} is not a model.")
-        if mapper.registry is not base.registry:
-            raise ConfigurationError(
-                f"user_model={user.__name__} is not a model of this SQLAlchemy(): it has another declarative base than "
-                "db.Model, so that no referral can have a relationship to it. Make it a subclass of db.Model, or "
-                "create the SQLAlchemy() with its base as model_class. Or leave user_model out: users are stored by "
-                "get_id() then."
-            )
         if len(mapper.primary_key) != 1:
             raise ConfigurationError(f"user_model={user.__name__} must have a primary key of one column.")
     return user

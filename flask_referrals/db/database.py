@@ -1,7 +1,7 @@
 """The host's database, as plain SQLAlchemy objects."""
 
 import typing as t
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -10,8 +10,17 @@ from functools import cached_property
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, scoped_session
 
+from ..exceptions import ConfigurationError
 from .after_commit import Callback, is_closing
-from .build import Base, Models, bind_key
+from .build import Base, Models
+
+
+class SettingNames(t.NamedTuple):
+    """What the host's settings are called in messages: its named engines, their URLs, and their options."""
+
+    binds: str
+    urls: str
+    options: str
 
 
 @dataclass(frozen=True)
@@ -21,10 +30,11 @@ class Database:
     base: Base
     models: Models
     sessions: scoped_session[t.Any]
-    #: Returns the engines by the keys of their binds.
-    get_engines: Callable[[], Mapping[str | None, sa.Engine]]
+    #: Returns the engine that the host has under a name.
+    get_engine: Callable[[str], sa.Engine]
     #: The ``get_bind`` of sessions that choose an engine by the bind of a table only.
     plain_get_bind: Callable[..., t.Any]
+    setting_names: SettingNames
     #: Logs the exception that is being handled, under a message with placeholders.
     log_failure: Callable[..., None]
     #: The time zone of the days that are rolled up.
@@ -37,17 +47,13 @@ class Database:
 
     @property
     def engine(self) -> sa.Engine:
-        """The engine of the extension's tables, as their bind names it."""
-        return self.get_engines()[self.bind_key]
-
-    @cached_property
-    def bind_key(self) -> str | None:
-        """The key of the bind that the extension's tables are on."""
-        return bind_key(self.models.response)
+        """The engine of the extension's tables."""
+        return self.new_session().get_bind(**self.route).engine
 
     @cached_property
     def dialect(self) -> sa.Dialect:
         """The dialect of the extension's tables."""
+        self.check_engine()
         return self.engine.dialect
 
     @cached_property
@@ -64,9 +70,23 @@ class Database:
         return {"mapper": self.models.mapper, "clause": sa.insert(self.models.response_table)}
 
     @cached_property
-    def probes(self) -> dict[type[Session], Session]:
-        """Sessions that are never used, by their classes. They have the event listeners of all the host's sessions."""
+    def probes(self) -> dict[t.Any, Session]:
+        """A session that is never used, by the class and the bind of the host's sessions, which the host may change.
+
+        It has the binds and the event listeners of all the host's sessions.
+        """
         return {}
+
+    def check_engine(self) -> None:
+        """Raise an error if the engine of the extension's tables cannot roll back."""
+        options: t.Any = self.engine.get_execution_options()
+        # SQLAlchemy keeps the argument of create_engine() in a private attribute only.
+        level = options.get("isolation_level") or getattr(self.engine.dialect, "_on_connect_isolation_level", None)
+        if str(level).upper() == "AUTOCOMMIT":
+            raise ConfigurationError(
+                "The engine has isolation_level='AUTOCOMMIT', so that nothing can be rolled back. Remove it from the "
+                "engine's options, or put the models of the referrals on a bind without it."
+            )
 
     def objects(self, select: t.Any, parameters: t.Any = None) -> Sequence[t.Any]:
         """Return the objects of a select in the host's session, whose pending changes are not flushed for it."""
@@ -112,7 +132,7 @@ class Database:
                 registry.set(replaced)
 
     def _accepts_work(self) -> bool:
-        if is_closing(self.session):
+        if is_closing():
             return False
         try:
             if not self.session.in_transaction():

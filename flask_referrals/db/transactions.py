@@ -14,7 +14,7 @@ from operator import attrgetter
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
-from sqlalchemy.orm import Session, attributes, make_transient_to_detached
+from sqlalchemy.orm import Session, attributes, make_transient_to_detached, sessionmaker
 
 from .after_commit import WAITING, Callback, call_after_commit, commit
 from .build import Models, Query
@@ -390,11 +390,13 @@ class ConnectionTransaction(OwnTransaction):
 
     def _open(self) -> t.Any:
         database, factory = self.database, self.database.sessions.session_factory
-        probe = database.probes.get(factory.class_)
-        if probe is None:
-            probe = database.probes[factory.class_] = factory()
-        is_routed = factory.class_.get_bind is not database.plain_get_bind
-        bind: sa.Engine | sa.Connection = database.get_engines()[database.bind_key]
+        kind = (factory.class_, factory.kw["bind"]) if isinstance(factory, sessionmaker) else None
+        probe = database.probes.get(kind)
+        if probe is None or kind is None:
+            database.probes.clear()
+            probe = database.probes[kind] = factory()
+        is_routed = type(probe).get_bind is not database.plain_get_bind
+        bind = probe.get_bind(**database.route)
         # A connection in the place of an engine has a transaction of the host's tests, which only sessions can join.
         if is_routed or any(_get_listeners(probe.dispatch)) or isinstance(bind, sa.Connection):
             return database.new_session()

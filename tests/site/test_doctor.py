@@ -215,7 +215,7 @@ def test_host_key_types_do_not_matter(site: Any) -> None:
     assert doctor(site(key_type=sa.Uuid))[0] == 0
 
 
-@pytest.mark.parametrize(("has_migrate", "words"), [(True, "flask db upgrade"), (False, "your migration tool")])
+@pytest.mark.parametrize(("has_migrate", "words"), [(True, "flask db upgrade"), (False, "'alembic upgrade head'")])
 def test_fix_for_tables_names_the_hosts_tool(site: Any, has_migrate: bool, words: str) -> None:
     host = site(tables=False)
     if has_migrate:

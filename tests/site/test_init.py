@@ -82,7 +82,7 @@ class TestMissing:
     def test_something_else_in_the_place_of_the_database(self, new_app: MakeApp) -> None:
         app = new_app()
         app.extensions["sqlalchemy"] = object()
-        with pytest.raises(ConfigurationError, match="no Flask-SQLAlchemy"):
+        with pytest.raises(ConfigurationError, match="no database"):
             Referrals(app)
 
     @pytest.mark.parametrize("secret", [None, ""])
@@ -347,8 +347,7 @@ class TestUserModel:
             Referrals(new_app(db), user_model=new_user_model(db))
 
     def test_that_of_another_database_is_refused(self, app: Flask) -> None:
-        message = r"user_model=User is not a model of this SQLAlchemy\(\): .* Make it a subclass of db\.Model"
-        with pytest.raises(ConfigurationError, match=message):
+        with pytest.raises(ConfigurationError, match=r"user_model=User is a model of another SQLAlchemy\(\)"):
             Referrals(app, user_model=new_user_model(new_db()))
 
     def test_what_is_no_model_is_refused(self, app: Flask) -> None:

@@ -358,9 +358,12 @@ class TestSetUp:
     def project(self, tmp_path: Path) -> Project:
         return Project(tmp_path, f"sqlite:///{tmp_path / 'test.db'}")
 
-    def test_revision_needs_flask_migrate(self, project: Project) -> None:
+    def test_revision_needs_an_extension_for_migrations(self, project: Project) -> None:
         project.write("Referrals(app)")
-        expected = "Error: This app does not use Flask-Migrate. Call 'migrate.init_app(app, db)'.\n"
+        expected = (
+            "Error: This app uses neither Flask-Migrate nor Flask-Alembic. "
+            "Write the revision with 'alembic revision --autogenerate'.\n"
+        )
         assert project.try_flask("referrals revision") == [(1, expected)]
 
     def test_revision_needs_a_migrations_folder(self, project: Project) -> None:
