@@ -123,6 +123,42 @@ def test_own_cookie_is_sent_once_and_says_what_was_last(new_host: MakeHost) -> N
     assert client.get_cookie("referral") is None
 
 
+@pytest.mark.parametrize("path", ["/answer", "/referrals/alice"])
+def test_own_cookie_that_is_dropped_after_the_response_was_made_is_sent_once(new_host: MakeHost, path: str) -> None:
+    host = new_host(with_login=False)
+
+    @host.app.get("/answer")
+    def answer() -> str:
+        Referral.create("/").respond("CAME")
+        return ""
+
+    @host.app.after_request
+    def drop(response: Response) -> Response:
+        host.referrals.drop_visitor_key()
+        return response
+
+    with host.app.app_context():
+        Referral.create("/", code="alice")
+    client = host.client()
+    cookies = [each for each in client.get(path).headers.getlist("Set-Cookie") if each.startswith("referral=")]
+    assert len(cookies) <= 1
+    assert client.get_cookie("referral") is None
+
+
+def test_page_that_reads_the_own_cookie_varies_by_it_whatever_the_sessions_say(new_host: MakeHost) -> None:
+    class Unnoticed(SecureCookieSession):
+        accessed = property(lambda self: False, lambda self, value: None)
+
+    class Interface(SecureCookieSessionInterface):
+        session_class = Unnoticed
+
+    host = new_host(with_login=False)
+    host.app.session_interface = Interface()
+    client = host.client()
+    assert "Cookie" in client.post("/act/LOOKED").vary
+    assert "Cookie" not in client.get("/").vary
+
+
 def test_session_is_opened_a_second_time_only_when_the_view_has_changed_it(new_host: MakeHost) -> None:
     opened: list[str] = []
 

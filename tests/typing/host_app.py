@@ -63,9 +63,9 @@ def create_app(*, with_own_models: bool = False) -> Flask:
     app = Flask(__name__)
     db.init_app(app)
     if with_own_models:
-        Referrals(app, user_model=User, referral_model=Invite, response_model=Answer, recorder=None)
+        Referrals(app, user_model=User, referral_model=Invite, response_model=Answer, recorder=None, db=db)
     else:
-        referrals.init_app(app, user_model=User, referral_model=None, response_model=None, recorder=None)
+        referrals.init_app(app, user_model=User, referral_model=None, response_model=None, recorder=None, db=None)
     referral_created.connect(thank, app)
     user_linked_to_response.connect(greet, app)
     return app
@@ -195,6 +195,7 @@ def pay(user: User, product: Product) -> None:
 
 def delete_account(user: User) -> None:
     referrals.forget_user(user, commit=False)
+    referrals.drop_visitor_key()
     db.session.delete(user)
     db.session.commit()
 
