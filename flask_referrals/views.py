@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.exceptions import BadRequest, HTTPException
 from werkzeug.http import parse_accept_header
+from werkzeug.wsgi import get_input_stream
 
 from .actors import current_user
 from .clicks import follow_link, follow_query, has_link, is_page
@@ -132,7 +133,6 @@ class _Views:
             return _refuse(503, "The link could not be created now. Try again in a moment.", retry_after=_RETRY_AFTER)
 
     def _create(self, transaction: Transaction, user: t.Any) -> Answer:
-        flask.request.max_content_length = _MAX_BODY
         try:
             redirect_to, label, token = _read_fields()
         except HTTPException as error:
@@ -179,6 +179,8 @@ def _has_same_site_session() -> bool:
 
 def _read_fields() -> list[str]:
     request = flask.request
+    request.environ["wsgi.input"] = get_input_stream(request.environ, max_content_length=_MAX_BODY)
+    request.environ["wsgi.input_terminated"] = True
     if request.mimetype == "application/json":
         try:
             data = request.get_json()

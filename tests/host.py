@@ -201,6 +201,13 @@ def _add_login(host: Host, key_type: Any) -> None:
         return redirect("/")
 
 
+def get_one(db: SQLAlchemy, model: Any, key: Any) -> Any:
+    """Return the object with a key, which is stored. ``Session.get_one`` came with SQLAlchemy 2.0.22."""
+    obj = db.session.get(model, key)
+    assert obj is not None
+    return obj
+
+
 @contextmanager
 def statements(db: SQLAlchemy) -> Iterator[list[str]]:
     """Collect the statements that are sent to a database, and its commits as ``"COMMIT"``."""

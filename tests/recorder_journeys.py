@@ -28,7 +28,7 @@ from flask_referrals.queue import Event, store
 from flask_referrals.state import current_state
 from flask_referrals.times import as_utc
 from tests.databases import NAMES, new_database
-from tests.host import Host, make_host
+from tests.host import Host, get_one, make_host
 
 START = datetime(2026, 5, 20, tzinfo=timezone.utc)
 MINUTE = 60
@@ -171,7 +171,7 @@ class Journey:
             time = self.chance.choice(common)
             for site, found in zip(self.sites, keys, strict=True):
                 with site.host.app.app_context():
-                    site.host.db.session.get_one(ReferralResponse, found[time]).void("a test")
+                    get_one(site.host.db, ReferralResponse, found[time]).void("a test")
 
     def roll_up(self) -> None:
         def count(site: Site) -> None:

@@ -18,7 +18,7 @@ from flask_referrals.db.transactions import HostTransaction
 from tests.cluster.galera import DATABASE, Cluster, Node
 from tests.cluster.haproxy import new_proxy
 from tests.cluster.site import Site, Visit, new_host
-from tests.host import Host
+from tests.host import Host, get_one
 from tests.web import ROOT, Clients
 
 _CLIENTS = 12
@@ -137,7 +137,7 @@ def _void(host: Host, key: int) -> None:
     """Void a response as a site does: what it read it in is its own transaction, and its own to repeat."""
     for _ in range(_TRIES):
         with host.app.app_context(), suppress(sa.exc.OperationalError):
-            host.db.session.get_one(ReferralResponse, key).void("a test")
+            get_one(host.db, ReferralResponse, key).void("a test")
             return
     raise TimeoutError("A response could not be voided.")
 

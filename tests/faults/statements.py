@@ -36,7 +36,7 @@ from flask_referrals import Referral, ReferralResponse, referral_created, respon
 from flask_referrals.db import totals
 from flask_referrals.state import current_state
 from tests.databases import NAMES, new_database
-from tests.host import BROWSER, make_host
+from tests.host import BROWSER, get_one, make_host
 
 PACKAGE = f"{Path(flask_referrals.__file__).parent}{os.sep}"
 SIGNALS = (referral_created, response_recorded, user_linked_to_response)
@@ -357,7 +357,7 @@ class Site:
         render_template_string("{{ referral_responses(user, limit=9)|list }}", user=user)
 
     def _void(self, arguments: Any) -> None:
-        response = self.host.db.session.get_one(ReferralResponse, int(arguments["response"]))
+        response = get_one(self.host.db, ReferralResponse, int(arguments["response"]))
         response.void("refunded")
 
     # What the flows are made of.
@@ -405,7 +405,7 @@ class Site:
     def token(self) -> str:
         """Return the value by which a form names the product."""
         with self.host.app.test_request_context():
-            target = self.host.db.session.get_one(self.host.Product, self.product)
+            target = get_one(self.host.db, self.host.Product, self.product)
             form = render_template_string("{{ create_referral_form('/', target=target) }}", target=target)
         return form.split('name="target" value="')[1].split('"')[0]
 

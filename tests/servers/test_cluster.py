@@ -17,7 +17,7 @@ from tests.cluster.galera import Cluster
 from tests.cluster.run import run
 from tests.cluster.site import new_host
 from tests.databases import unavailable
-from tests.host import Host, in_parallel
+from tests.host import Host, get_one, in_parallel
 
 pytestmark = pytest.mark.slow
 
@@ -96,14 +96,14 @@ def test_roll_up_and_correction_on_different_nodes_count_each_response_once(host
         """Void what was just counted."""
         if statement.startswith("UPDATE referral_total") and next(corrections, None):
             with there.app.app_context():
-                there.db.session.get_one(ReferralResponse, key).void("a test")
+                get_one(there.db, ReferralResponse, key).void("a test")
 
     event.listen(engine, "before_cursor_execute", correct)
     roll_up(here)
     event.remove(engine, "before_cursor_execute", correct)
     assert next(corrections, None) is None
     with there.app.app_context():
-        assert there.db.session.get_one(Referral, link).response_count == (0 if is_first else 1)
+        assert get_one(there.db, Referral, link).response_count == (0 if is_first else 1)
 
 
 def add_response(host: Host, link: int, *, days: int) -> int:

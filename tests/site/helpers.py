@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,6 +13,12 @@ from sqlalchemy import event
 
 from flask_referrals import ReferralMixin, ReferralResponseMixin
 from tests.host import Host
+
+#: Flask 3.1 brought TRUSTED_HOSTS and SECRET_KEY_FALLBACKS. It also answers other hosts than SERVER_NAME, reads the
+#: session later, and requires a Werkzeug that copes with broken host names.
+needs_flask_31 = pytest.mark.skipif(
+    tuple(map(int, version("flask").split(".")[:2])) < (3, 1), reason="This needs Flask 3.1."
+)
 
 #: A request that asks for a second connection fails after a second.
 ONE_CONNECTION: dict[str, Any] = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 1}

@@ -28,7 +28,7 @@ from flask_referrals.models import set_loaded_target
 from flask_referrals.state import current_state
 from flask_referrals.targets import load_targets
 from tests.conftest import MakeHost
-from tests.host import Host, make_host, statements
+from tests.host import Host, get_one, make_host, statements
 from tests.site.helpers import call_by_name
 
 LINKS, RESPONSES = "/admin/referral/", "/admin/referralresponse/"
@@ -263,23 +263,23 @@ def test_only_the_time_at_which_a_link_expires_is_edited(host: Host, client: Fla
     answer = client.post(f"{LINKS}edit/?id=1", data={**form, "csrf_token": token(page)})
     assert answer.status_code == 302
     with host.app.app_context():
-        link = host.db.session.get_one(host.referrals.Referral, 1)
+        link = get_one(host.db, host.referrals.Referral, 1)
         assert link.expired_at == utc(2026, 12, 24, 18)
         assert (link.label, link.redirect_to, link.code, link.user_id) == ("mail", "/teapot", "olga-1", 1)
     for time in ("9999-12-31 23:59:59", "0001-01-01 00:00:00", "a\u0663"):
         client.post(f"{LINKS}edit/?id=1", data={"expired_at": time, "csrf_token": token(page)})
     with host.app.app_context():
-        assert host.db.session.get_one(host.referrals.Referral, 1).expired_at == utc(2026, 12, 24, 18)
+        assert get_one(host.db, host.referrals.Referral, 1).expired_at == utc(2026, 12, 24, 18)
     client.post(f"{LINKS}edit/?id=1", data={"expired_at": "", "csrf_token": token(page)})
     with host.app.app_context():
-        assert host.db.session.get_one(host.referrals.Referral, 1).expired_at is None
+        assert get_one(host.db, host.referrals.Referral, 1).expired_at is None
 
 
 @pytest.mark.usefixtures("links")
 def test_another_site_cannot_make_a_link_expire(host: Host, client: FlaskClient) -> None:
     client.post(f"{LINKS}edit/?id=2", data={"expired_at": "2026-01-01 00:00:00"})
     with host.app.app_context():
-        assert host.db.session.get_one(host.referrals.Referral, 2).expired_at is None
+        assert get_one(host.db, host.referrals.Referral, 2).expired_at is None
 
 
 @pytest.mark.parametrize("setting", ["WTF_CSRF_ENABLED", "WTF_CSRF_CHECK_DEFAULT", "exempt"])

@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 from flask_referrals import Referral
 from tests.conftest import MakeHost
 from tests.host import Host
+from tests.site.helpers import needs_flask_31
 
 PAGE = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 
@@ -443,6 +444,7 @@ class TestTarget:
             signed = URLSafeSerializer(str(host.app.secret_key), salt=salt).dumps(["product", "1"])
             self.assert_refusal(host, member, str(signed), refusal)
 
+    @needs_flask_31
     def test_token_outlives_the_change_of_the_secret(self, host: Host, member: FlaskClient, token: str) -> None:
         host.app.config.update(SECRET_KEY="new", SECRET_KEY_FALLBACKS=[host.app.secret_key])
         assert member.post("/referrals/", json={"redirect_to": "/", "target": token}).status_code == 200

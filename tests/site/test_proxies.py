@@ -9,7 +9,7 @@ from sqlalchemy.orm import aliased, joinedload
 from werkzeug.exceptions import NotFound
 
 from flask_referrals import ConfigurationError, Referral, ReferralMixin, ReferralResponse, Referrals, current_referrals
-from tests.host import Host, make_host
+from tests.host import Host, get_one, make_host
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_get(host: Host, codes: list[str]) -> None:
     assert referral is not None
     assert host.db.session.get(Referral, referral.id) is referral
     assert host.db.session.get(Referral, 10**6) is None
-    assert host.db.session.get_one(Referral, referral.id) is referral
+    assert get_one(host.db, Referral, referral.id) is referral
 
 
 def test_get_or_404(host: Host, codes: list[str]) -> None:

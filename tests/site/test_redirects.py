@@ -23,6 +23,7 @@ from flask_referrals import Referral
 from flask_referrals.state import current_state
 from flask_referrals.web.urls import target_location
 from tests.host import BROWSER, Host, make_host
+from tests.site.helpers import needs_flask_31
 from tests.unit.test_redirects import LISTED, OWN_HOST, REFUSED, SURROGATES, TAKEN, assert_stays
 
 
@@ -285,6 +286,7 @@ class TestTargetLocation:
             assert target_location(current_state().settings, "http://evil.example/") is None
             assert target_location(current_state().settings, "/a") == "/a"
 
+    @needs_flask_31
     def test_untrusted_host_is_not_ours(self, sqlite_url: str) -> None:
         host = make_host(sqlite_url, with_login=False, TRUSTED_HOSTS=[OWN_HOST])
         answer = host.client().get("/referrals/x?redirect_to=http://evil.example/", base_url="http://evil.example")

@@ -11,6 +11,7 @@ from itsdangerous import URLSafeSerializer
 from flask_referrals import Referral
 from flask_referrals.types import CODE
 from tests.host import Host, statements
+from tests.site.helpers import needs_flask_31
 
 PAGE = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
@@ -66,6 +67,7 @@ def answer_to(member: FlaskClient, target: str) -> tuple[int, str]:
     return answer.status_code, answer.text
 
 
+@needs_flask_31
 def test_unknown_code_looks_like_a_malformed_and_a_deleted_one(host: Host, client: FlaskClient) -> None:
     with host.app.app_context():
         deleted = Referral.create("/").code

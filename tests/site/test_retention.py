@@ -21,7 +21,7 @@ from flask_referrals import Referral, ReferralMixin, ReferralResponseMixin, Refe
 from flask_referrals.cli.output import progress_bar
 from flask_referrals.reports import counts_of
 from flask_referrals.state import current_state
-from tests.host import BROWSER, Host, follow, in_parallel, make_host, statements
+from tests.host import BROWSER, Host, follow, get_one, in_parallel, make_host, statements
 
 MONTH = timedelta(days=30)
 PERSONAL = ("user_id", "session_key", "ip_address", "http_referrer", "user_agent", "key")
@@ -112,14 +112,14 @@ def test_what_stays_and_what_goes(host: Host, command: str, options: str) -> Non
     client.post("/signup", data={"name": "mia"})
     client.post("/act/BOUGHT", data={"key": "order 1"})
     with host.app.app_context():
-        mia = host.db.session.get_one(host.User, 1)
+        mia = get_one(host.db, host.User, 1)
         assert Referral.referrer_of(mia).code == code  # type: ignore[union-attr]
         age(host, "RESPONDED", "SIGNED_UP", "BOUGHT")
         assert run(host, command, *options.split()).exit_code == 0
         referral = host.db.session.scalars(sa.select(host.referrals.Referral)).one()
         is_purged = command == "purge"
         assert (len(host.responses()), referral.response_count) == ((0, 0) if is_purged else (3, 1))
-        assert Referral.referrer_of(host.db.session.get_one(host.User, 1)) is None
+        assert Referral.referrer_of(get_one(host.db, host.User, 1)) is None
         again = referral.respond("BOUGHT", key="order 1")
         assert len(host.responses()) == (1 if is_purged else 4) and again.key == "order 1"
 

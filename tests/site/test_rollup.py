@@ -23,7 +23,7 @@ from flask_referrals.privacy import purge
 from flask_referrals.state import current_state
 from flask_referrals.times import as_utc
 from tests.conftest import MakeHost
-from tests.host import Host, follow, in_parallel, statements
+from tests.host import Host, follow, get_one, in_parallel, statements
 
 NOON = datetime(2026, 5, 20, 12, tzinfo=timezone.utc)
 DAY = timedelta(days=1)
@@ -121,7 +121,7 @@ def test_voiding_an_old_object_corrects_the_count_once(
     with host.app.app_context():
         response = host.responses()[0 if oldest_first else -1]
         host.db.session.expunge(response)
-        host.db.session.get_one(ReferralResponse, response.id).void("fraud")
+        get_one(host.db, ReferralResponse, response.id).void("fraud")
         assert response.ignored is None
         response.void("fraud, says somebody who read it before")
         assert response.ignored == "void"
@@ -148,7 +148,7 @@ def test_racing_voids_correct_the_count_once(host: Host, code: str, rollup: Call
 
     def void(key: int) -> None:
         with host.app.app_context():
-            host.db.session.get_one(ReferralResponse, key).void("fraud")
+            get_one(host.db, ReferralResponse, key).void("fraud")
 
     in_parallel([partial(void, key) for key in keys for _ in range(3)])
     assert count(host, code) == 0
@@ -306,7 +306,7 @@ def test_voided_sale_leaves_the_value(host: Host, code: str) -> None:
     sale = record(host, code, NOON - DAY, value=Decimal("7.25"), currency="EUR")
     run_roll_up(host)
     with host.app.app_context():
-        host.db.session.get_one(ReferralResponse, sale).void("refund")
+        get_one(host.db, ReferralResponse, sale).void("refund")
     assert sums(host)["2026-05-19", "BOUGHT", "EUR"] == (1, Decimal("12.50"))
 
 

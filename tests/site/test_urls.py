@@ -7,6 +7,7 @@ from werkzeug.test import TestResponse
 
 from flask_referrals import ConfigurationError, Referral, Referrals
 from tests.conftest import MakeHost
+from tests.site.helpers import needs_flask_31
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def test_request_is_used_without_either(new_host: MakeHost) -> None:
         assert Referral.create("/", code="alice").url == "https://here.example/mounted/referrals/alice"
 
 
+@needs_flask_31
 @pytest.mark.parametrize("config", [{"REFERRALS_BASE_URL": "https://shop.example"}, {"SERVER_NAME": "shop.example"}])
 def test_host_header_does_not_change_a_configured_address(new_host: MakeHost, config: dict[str, str]) -> None:
     host = new_host(**config)
@@ -147,6 +149,7 @@ class TestHostMatching:
         assert 'src="/referrals/static/referrals.js"' in page
         assert " http://shop.example/referrals/" in page
 
+    @needs_flask_31
     def test_endpoint_leads_to_its_host(self, app: Flask) -> None:
         with app.app_context():
             Referral.create("tea", code="alice")
