@@ -48,17 +48,20 @@ def new_database(name: str, folder: Path) -> Iterator[str]:
             connection.exec_driver_sql(f"DROP DATABASE {database}{force}")
 
 
-#: What describes the tables of a database, with their columns, indexes and triggers.
+#: What describes the tables of a database, with their columns, indexes, constraints and triggers.
 _CATALOGS = {
     "sqlite": "SELECT sql FROM sqlite_master ORDER BY name",
     "postgresql": """
-        SELECT c.relname, c.relfilenode, c.relkind, a.attname, a.attnotnull, a.atttypid, a.atttypmod, t.tgname
+        SELECT c.relname, c.relfilenode, c.relkind, a.attname, a.attnotnull, a.atttypid, a.atttypmod, t.tgname,
+        (SELECT string_agg(conname, ' ' ORDER BY conname) FROM pg_constraint WHERE conrelid = c.oid)
         FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid LEFT JOIN pg_trigger t ON t.tgrelid = c.oid
         WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1, 4, 8""",
     "mysql": """
         SELECT table_name, column_name, column_type, is_nullable FROM information_schema.columns
         WHERE table_schema = DATABASE() UNION ALL
         SELECT table_name, index_name, column_name, CAST(non_unique AS char) FROM information_schema.statistics
+        WHERE table_schema = DATABASE() UNION ALL
+        SELECT table_name, constraint_name, constraint_type, NULL FROM information_schema.table_constraints
         WHERE table_schema = DATABASE() UNION ALL
         SELECT trigger_name, event_manipulation, action_timing, NULL FROM information_schema.triggers
         WHERE trigger_schema = DATABASE()

@@ -21,6 +21,7 @@ from flask_referrals import Referral
 from tests.databases import NAMES, new_database
 from tests.host import BROWSER
 from tests.shop import ROOT, environment, flask, open_shop
+from tests.site.helpers import needs_flask_31
 
 
 class Person:
@@ -124,6 +125,7 @@ def app(tmp_path: Path) -> Iterator[Flask]:
         db.engine.dispose()
 
 
+@needs_flask_31
 def test_mail_never_has_the_host_that_a_request_names(app: Flask) -> None:
     form = {"name": "Mia", "email": "mia@example.com", "password": "secret"}
     assert app.test_client().post("/signup", data=form, headers={"Host": "evil.example"}).status_code == 400

@@ -298,7 +298,7 @@ def test_bar_on_a_terminal_comes_to_its_end(
 
 def test_rows_that_refer_to_responses_are_named(database_url: str) -> None:
     """A host's own table, whose foreign key does not say what is to become of its rows."""
-    host = make_host(database_url)
+    host = make_host(database_url, declare=lambda db, User: None)
     db = host.db
     notes = db.Table(
         "note", db.Column("id", sa.Integer, primary_key=True), db.Column("on", sa.ForeignKey("referral_response.id"))
