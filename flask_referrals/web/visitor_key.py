@@ -225,7 +225,8 @@ class VisitorKeys:
         has cleared it, and in the cookie.
         """
         environ, window, has_changed = request.environ, self._window, True
-        if is_here := is_current(request):
+        is_here = is_current(request)
+        if is_here and _RESPONSE not in environ:
             self._await_response(request)
         if _NEW_TEXT in environ:
             yield environ[_NEW_TEXT] or "", window
@@ -262,16 +263,16 @@ class VisitorKeys:
         elif SESSION_KEY in session:
             del session[SESSION_KEY]
         if changes:
-            self._await_response(request)
+            if _RESPONSE not in environ:
+                self._await_response(request)
             if environ[_RESPONSE] is not None:
                 self.finish(request, environ[_RESPONSE])
 
     def _await_response(self, request: Request) -> None:
         """Have :meth:`finish` called. The view of a link calls :meth:`set_cookie`, which is quicker."""
-        if _RESPONSE not in request.environ:
-            request.environ[_RESPONSE] = None
-            if getattr(request, "endpoint", None) != REDIRECT_ENDPOINT:
-                flask.after_this_request(partial(self.finish, request))
+        request.environ[_RESPONSE] = None
+        if getattr(request, "endpoint", None) != REDIRECT_ENDPOINT:
+            flask.after_this_request(partial(self.finish, request))
 
     def finish(self, request: Request, response: R) -> R:
         """Set the cookie, if it has changed, on a response, and keep shared caches from storing the visitor key."""
@@ -288,7 +289,8 @@ class VisitorKeys:
     def set_cookie(self, request: Request, response: R) -> R:
         """Set the cookie, if it has changed, on a response that no cache stores. What is kept later reaches it, too."""
         environ, settings = request.environ, self._settings
-        is_repeated, environ[_RESPONSE] = environ.get(_RESPONSE) is not None, response
+        is_repeated = _RESPONSE in environ and environ[_RESPONSE] is not None
+        environ[_RESPONSE] = response
         if _NEW_TEXT not in environ or settings.cookie is None:
             return response
         (name, attributes), text = self._cookie(request), environ[_NEW_TEXT]
@@ -306,7 +308,7 @@ class VisitorKeys:
         return self._settings.cookie is not None and self._cookie(request).name in request.cookies
 
     def _cookie(self, request: Request) -> _Cookie:
-        is_secure = request.is_secure or bool(self._app.config["SESSION_COOKIE_SECURE"])
+        is_secure = request.scheme == "https" or bool(self._app.config["SESSION_COOKIE_SECURE"])
         cookie = self._cookies.get(is_secure)
         if cookie is None:
             cookie = _Cookie.of(self._app, self._settings.cookie or "", is_secure=is_secure)
