@@ -2,6 +2,7 @@
 
 import typing as t
 from collections.abc import Callable
+from decimal import Decimal
 
 from flask import Flask, got_request_exception
 from werkzeug.local import LocalProxy
@@ -18,6 +19,7 @@ from .models import ReferralMixin, ReferralResponseMixin
 from .privacy import forget_user
 from .settings import Settings
 from .state import EXTENSION_KEY, AppState, current_state
+from .stats import Stats, Time, get_leaderboard, get_stats
 from .types import Hooks, Recorder, TargetType
 from .views import create_blueprint
 from .web.client import resolve_request
@@ -168,6 +170,55 @@ class Referrals:
         no user has joined belong to nobody then.
         """
         logins.drop_key(current_state())
+
+    def stats(
+        self,
+        *,
+        owner: t.Any = None,
+        referral: ReferralMixin | None = None,
+        label: str | None = None,
+        since: Time | None = None,
+        until: Time | None = None,
+        by: str | None = None,
+        compare: bool = False,
+    ) -> Stats:
+        """Return what came of the links in a period: counted responses and their values by action.
+
+        :param owner: count the links of this user only.
+        :param referral: count this link only.
+        :param label: count the links with this label only.
+        :param since: the first day of the period in ``REFERRALS_TIMEZONE``, or an aware time; from the beginning
+            without it.
+        :param until: the last day, or an aware time that is not included; until now without it.
+        :param by: count by this too. ``day``, ``week`` or ``month``: the keys in ``rows`` are the first days, also of
+            periods without a response. ``referral``, ``owner``: the objects; users' stored keys in an app without a
+            user model. ``label``. ``referrer`` or a name in ``REFERRALS_CAMPAIGN_PARAMS``: those of an action are those
+            of the last click before it. ``ignored``: the ignored responses by reason. Other rows than those of periods
+            are in the order of their clicks. What ``purge`` has deleted is missing from the rows by referrer, mark
+            and reason only.
+        :param compare: read the period of the same length before it as well.
+        :raises InvalidValueError: an argument is invalid.
+        """
+        state = current_state()
+        owner_key = require_user_key(state, owner) if owner is not None else None
+        return get_stats(
+            state, owner_key=owner_key, referral=referral, label=label, since=since, until=until, by=by, compare=compare
+        )
+
+    def leaderboard(
+        self, action: str, *, since: Time | None = None, until: Time | None = None, limit: int = 10
+    ) -> list[tuple[t.Any, int | Decimal]]:
+        """Return the users whose links brought most, and how much, the first one first.
+
+        In an app without a user model they are stored keys. Links without an owner are left out.
+
+        :param action: the action to count, such as ``RESPONDED`` for clicks; ``value:EUR`` adds up values in euros.
+        :param since: as in :meth:`stats`.
+        :param until: likewise.
+        :param limit: how many users.
+        :raises InvalidValueError: an argument is invalid.
+        """
+        return get_leaderboard(current_state(), action, since=since, until=until, limit=limit)
 
     def forget_user(self, user: t.Any, *, commit: bool = True) -> None:
         """Remove a user from both tables. Call it before you delete their account.

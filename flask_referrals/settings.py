@@ -162,6 +162,9 @@ class Settings:
     forward_query: bool = _setting(False, _boolean, "Whether other query arguments are passed on to the target.")
     reserved_codes: frozenset[str] = _setting(("admin", "api", "static"), _codes, "Codes that nobody may choose.")
     guess_limit: int | None = _setting(10, _optional(_limit), "Wrong codes per address, hour and process.")
+    funnel: tuple[str, ...] = _setting(
+        ("RESPONDED", "SIGNED_UP", "PURCHASED"), _names, "The steps of ``stats().funnel``, in their order."
+    )
     link_limit: int | None = _setting(1000, _optional(_limit), "Links that one user may create with the form.")
     trusted_origins: tuple[str, ...] = _setting((), _origins, "Other origins whose pages may create links for a user.")
     lock_timeout: timedelta | None = _setting(

@@ -10,6 +10,7 @@ from .migrations import check, revision
 from .privacy import anonymize, export_user, forget_user, purge
 from .rekey import rekey
 from .rollup import rollup
+from .stats import stats, top
 
 COMMANDS: dict[str, click.Command] = {
     "anonymize": anonymize,
@@ -28,4 +29,6 @@ COMMANDS: dict[str, click.Command] = {
     "rollup": rollup,
     "show": show,
     "simulate": simulate,
+    "stats": stats,
+    "top": top,
 }

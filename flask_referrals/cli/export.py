@@ -92,7 +92,7 @@ def write_csv(
     writer = csv.writer(stream, lineterminator="\r\n")
     writer.writerow(_select(state, table).selected_columns.keys())
     for row in rows_of(state, table, since):
-        writer.writerow([_cell(value) for value in row.values()])
+        writer.writerow([csv_cell(value) for value in row.values()])
         progress()
 
 
@@ -148,7 +148,7 @@ def _plain(value: t.Any) -> t.Any:
     return value if value is None or isinstance(value, (bool, int, float, str, Decimal, dict, list)) else str(value)
 
 
-def _cell(value: t.Any) -> t.Any:
+def csv_cell(value: t.Any) -> t.Any:
     if isinstance(value, (dict, list)):
         value = json.dumps(value)
     if isinstance(value, bool):

@@ -128,7 +128,7 @@ def show(code: str, limit: int, as_json: bool) -> None:
     Clicks and actions are those that count. The column Ignored holds the reason why a response is not counted.
     """
     state = current_state()
-    referral = _find_link(state, code)
+    referral = find_link_or_exit(state, code)
     model, link = state.database.models.response, _as_dict(referral)
     links = state.database.models.referral
     counts = counts_of(state, sa.select(links).where(links.id == referral.id))
@@ -165,7 +165,7 @@ def expire(code: str, at: datetime | None) -> None:
     transaction = open_transaction(state.database, commit=True)
 
     def store() -> None:
-        referral = _find_link(state, code)
+        referral = find_link_or_exit(state, code)
         with transaction.write():
             referral.expired_at = expired_at
             transaction.session.flush()
@@ -175,7 +175,8 @@ def expire(code: str, at: datetime | None) -> None:
     click.echo(f"The link {code} expires at {in_text(expired_at)}.")
 
 
-def _find_link(state: AppState, code: str) -> ReferralColumns:
+def find_link_or_exit(state: AppState, code: str) -> ReferralColumns:
+    """Return the link with a code, or exit."""
     referral = find_link(state, code)
     if referral is None:
         raise click.ClickException(

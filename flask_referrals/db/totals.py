@@ -72,7 +72,7 @@ def counts(models: Models, links: sa.Select[t.Any], until: datetime | None) -> s
 
 def is_day_over(database: Database, moment: datetime) -> bool:
     """Return whether a time is on a day that has ended, so that it may be rolled up."""
-    return moment < _day_start(now(), database.zone)
+    return moment < day_start(now(), database.zone)
 
 
 def correct_totals(transaction: Transaction, changes: Iterable[Sequence[t.Any]], by: int) -> None:
@@ -88,7 +88,7 @@ def correct_totals(transaction: Transaction, changes: Iterable[Sequence[t.Any]],
     rows: dict[t.Any, dict[str, t.Any]] = {}
     for change in (Counted(*each) for each in changes):
         if as_utc(change.created_at) < until:
-            key = change.referral_id, change.action, _day_start(change.created_at, zone), change.currency
+            key = change.referral_id, change.action, day_start(change.created_at, zone), change.currency
             names = "referral_id", "action", "day", "currency"
             row = rows.setdefault(key, dict(zip(names, key, strict=True)) | {"count": 0, "value": Decimal(0)})
             row["count"] += by
@@ -186,10 +186,10 @@ def _begin_again(transaction: Transaction, rebuild: bool) -> None:
         return
     oldest = transaction.scalar(sa.select(sa.func.min(models.responses.created_at)))
     purged = transaction.scalar(sa.select(total.c.day).where(total.c.id == _PURGED))
-    start = until if oldest is None else min(until, _day_start(oldest, zone))
+    start = until if oldest is None else min(until, day_start(oldest, zone))
     if purged is not None:
-        day = _day_start(purged, zone)
-        whole = day if day == as_utc(purged) else _day_start(day + timedelta(hours=26), zone)
+        day = day_start(purged, zone)
+        whole = day if day == as_utc(purged) else day_start(day + timedelta(hours=26), zone)
         start = min(until, max(start, whole))
     stale = sa.and_(total.c.referral_id.is_not(None), total.c.day >= start)
     lost = _count_lost(transaction, stale, start, until)
@@ -235,15 +235,15 @@ def _roll_up_days(transaction: Transaction) -> int:
     database, zone = transaction.database, transaction.database.zone
     total, responses = database.models.total, database.models.responses
     start, _ = _lock_watermark(transaction)
-    end = _day_start(now() - _MARGIN, zone)
+    end = day_start(now() - _MARGIN, zone)
     if start == EPOCH:
         oldest = transaction.scalar(sa.select(sa.func.min(responses.created_at)))
-        start = end if oldest is None else _day_start(oldest, zone)
+        start = end if oldest is None else day_start(oldest, zone)
     if start >= end:
         return 0
-    *days, end = _split_days(start, end, zone)[: _CHUNK + 1]
+    *days, end = split_days(start, end, zone)[: _CHUNK + 1]
     names = "referral_id", "action", "currency", "value"
-    day = _day_of(responses.created_at, days, total.c.day.type)
+    day = day_of(responses.created_at, days, total.c.day.type)
     counted = sa.select(*(responses[name].label(name) for name in names), day.label("day"))
     is_counted = responses.created_at >= start, responses.created_at < end, responses.ignored.is_(None)
     rows = counted.where(*is_counted).subquery().c
@@ -259,26 +259,26 @@ def _roll_up_days(transaction: Transaction) -> int:
     return len(days)
 
 
-def _day_of(moment: t.Any, days: Sequence[datetime], type_: t.Any) -> t.Any:
+def day_of(moment: t.Any, days: Sequence[datetime], type_: t.Any) -> t.Any:
     """Return the day of a time, as a tree of CASEs: few comparisons for each row."""
     if len(days) == 1:
         return sa.literal(days[0], type_)
     middle = len(days) // 2
-    earlier, later = (_day_of(moment, half, type_) for half in (days[:middle], days[middle:]))
+    earlier, later = (day_of(moment, half, type_) for half in (days[:middle], days[middle:]))
     return sa.case((moment < days[middle], earlier), else_=later)
 
 
-def _split_days(start: datetime, end: datetime, zone: tzinfo) -> list[datetime]:
+def split_days(start: datetime, end: datetime, zone: tzinfo) -> list[datetime]:
     """Return two times, and the beginnings of all days between them. Zones have skipped days, so that two are equal."""
     first, last = (moment.astimezone(zone).date().toordinal() for moment in (start, end))
-    days = {_midnight(date.fromordinal(number), zone) for number in range(first, last + 1)}
+    days = {midnight(date.fromordinal(number), zone) for number in range(first, last + 1)}
     return [start, *sorted(day for day in days if start < day < end), end]
 
 
-def _day_start(moment: datetime, zone: tzinfo) -> datetime:
-    return _midnight(as_utc(moment).astimezone(zone).date(), zone)
+def day_start(moment: datetime, zone: tzinfo) -> datetime:
+    return midnight(as_utc(moment).astimezone(zone).date(), zone)
 
 
-def _midnight(day: date, zone: tzinfo) -> datetime:
+def midnight(day: date, zone: tzinfo) -> datetime:
     """Return when a day begins. Where the clocks skip midnight, that is when they do."""
     return datetime.combine(day, time.min, zone).astimezone(timezone.utc)

@@ -1,4 +1,4 @@
-"""``flask referrals create | list | show | expire``."""
+"""``flask referrals create | list | show | expire | stats | top``."""
 
 import json
 import re
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,65 @@ class TestOutput:
             result = host.app.test_cli_runner(charset=charset).invoke(args=["referrals", *arguments])
             assert result.exit_code == 0, result.exception
         assert host.app.test_cli_runner(charset=charset).invoke(args=["referrals", "simulate", "--help"]).exit_code == 0
+
+
+class TestStats:
+    """``stats`` and ``top``: what came of two links."""
+
+    @pytest.fixture
+    def codes(self, host: Host) -> list[str]:
+        with host.app.app_context():
+            olga = host.user("olga")
+            codes = [Referral.create("/a", olga).code, Referral.create("/b", label="=blog").code]
+        for number, code in enumerate((codes[0], codes[0], codes[1])):
+            client = host.client()
+            client.get(f"/referrals/{code}?utm_source=news")
+            client.post("/signup", data={"name": f"friend {number}"})
+        with host.app.app_context():
+            friend = host.db.session.get(host.User, 2)
+            Referral.record_response("PURCHASED", user=friend, value=Decimal("1234.5"), currency="EUR")
+        return codes
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            ([], ["Action Count Value", "RESPONDED 3", "SIGNED_UP 3", "PURCHASED 1 1,234.50 EUR"]),
+            (["--by", "utm_source"], ["Utm_source Clicks Signed up Purchased Value", "news 3 3 1 1,234.50 EUR"]),
+            (["--by", "owner"], ["Owner Clicks Signed up Purchased Value", "1 2 2 1 1,234.50 EUR", "(none) 1 1 0"]),
+            (["--user", "1", "--by", "label"], ["Label Clicks Signed up Purchased Value", "(none) 2 2 1 1,234.50 EUR"]),
+            (["--until", "2020-01-01"], ["Action Count Value", "RESPONDED 0", "SIGNED_UP 0", "PURCHASED 0"]),
+            (
+                ["--by", "label", "--label", "=blog", "--csv"],
+                ["label,action,count,currency,value", "'=blog,RESPONDED,1,,", "'=blog,SIGNED_UP,1,,"],
+            ),
+        ],
+    )
+    def test_stats_prints(self, codes: list[str], run: Run, arguments: list[str], expected: list[str]) -> None:
+        assert [" ".join(line.split()) for line in run("stats", *arguments).stdout.splitlines()] == expected
+
+    def test_json_has_all_actions(self, codes: list[str], run: Run) -> None:
+        total = {"count": 1, "value": {}}
+        found = lines(run("stats", "--link", codes[1], "--by", "referral", "--json"))
+        assert found == [{"referral": codes[1], "actions": {"RESPONDED": total, "SIGNED_UP": total}}]
+
+    def test_top_lists_owners(self, codes: list[str], run: Run) -> None:
+        assert run("top").stdout.split() == ["Place", "User", "Count", "1", "1", "2"]
+        assert run("top", "value:EUR").stdout.split() == ["Place", "User", "Value", "1", "1", "1234.5000"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["stats", "--by", "colour"], "by must be one of"),
+            (["stats", "--since", "March"], "is not a day such as"),
+            (["stats", "--user", "99"], "There is no user"),
+            (["stats", "--link", "nothing"], "There is no link"),
+            (["stats", "--since", "2026-03-02", "--until", "2026-03-01"], "until is not after since"),
+        ],
+    )
+    def test_mistakes_are_named(self, run: Run, arguments: list[str], words: str) -> None:
+        result = run(*arguments)
+        assert result.exit_code == (2 if "March" in arguments else 1)
+        assert words in result.output
 
 
 class TestHelp:

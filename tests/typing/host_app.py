@@ -1,8 +1,8 @@
 """A typed host that uses every public name; mypy --strict and pyright must find nothing wrong with it."""
 
 import typing as t
-from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
 import sqlalchemy as sa
@@ -28,6 +28,7 @@ from flask_referrals import (
     response_recorded,
     user_linked_to_response,
 )
+from flask_referrals.stats import Stats, Totals
 
 
 class Base(DeclarativeBase):
@@ -196,6 +197,23 @@ def pay(user: User, product: Product) -> None:
 def delete_account(user: User) -> None:
     referrals.forget_user(user, commit=False)
     referrals.drop_visitor_key()
+
+
+def insight(user: User, referral: Referral) -> None:
+    day = date(2026, 3, 1)
+    found = referrals.stats(
+        owner=user, referral=referral, label="blog", since=day, until=datetime.now(timezone.utc), by="day", compare=True
+    )
+    assert_type(found.totals["PAID"].count, int)
+    assert_type(found.totals["PAID"].value, Mapping[str | None, Decimal])
+    assert_type(found.rows, Sequence[tuple[t.Any, Totals]])
+    assert_type(found.conversion("PAID"), float | None)
+    assert_type(found.funnel, list[tuple[str, int]])
+    assert_type(found.previous, Stats | None)
+    assert_type(found.since, datetime | None)
+    assert_type(found.until, datetime | None)
+    board = referrals.leaderboard("value:EUR", since=day, until=day, limit=3)
+    assert_type(board, list[tuple[t.Any, int | Decimal]])
     db.session.delete(user)
     db.session.commit()
 

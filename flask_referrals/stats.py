@@ -1,0 +1,351 @@
+"""What came of the links: counts, values, conversion and funnel of a period, and the users whose links bring most."""
+
+import typing as t
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, tzinfo
+from decimal import Decimal
+from functools import cached_property
+
+import sqlalchemy as sa
+
+from .db.aggregates import Key, Parts, Span, count_people, of_touch, sum_up, sum_up_ignored
+from .db.conditions import Condition, is_exactly
+from .db.tables import ReferralColumns
+from .db.totals import day_of, day_start, midnight, split_days, watermark
+from .exceptions import InvalidValueError
+from .state import AppState
+from .times import as_utc, load_zone, now, parse_time, require_aware
+from .types import CLICK
+
+#: A day of ``REFERRALS_TIMEZONE``, or an aware time.
+Time = date | datetime
+#: Rows of :func:`.sum_up`.
+_Sums = Iterable[t.Any]
+
+#: The first day of the period that a day belongs to.
+_PERIODS: dict[str, Callable[[date], date]] = {
+    "day": lambda day: day,
+    "week": lambda day: day - timedelta(days=day.weekday()),
+    "month": lambda day: day.replace(day=1),
+}
+_NAMES = (*_PERIODS, "referral", "owner", "label", "referrer", "ignored")
+
+
+@dataclass(frozen=True)
+class Total:
+    """The counted responses of one action.
+
+    :param count: how many there are.
+    :param value: the sum of their values by currency; ``None`` stands for values without a currency.
+    """
+
+    count: int
+    value: Mapping[str | None, Decimal]
+
+
+class Totals(dict[str, Total]):
+    """Totals by action. An action that nobody did has a total of zero."""
+
+    def __missing__(self, action: str) -> Total:
+        return Total(0, {})
+
+
+@dataclass(frozen=True)
+class Stats:
+    """The statistics of a period.
+
+    :param since: when it begins; ``None`` without a limit.
+    :param until: when it ends: the first moment after it.
+    :param totals: the counted responses by action.
+    :param rows: the totals of each key of ``by``.
+    :param previous: the statistics of the period before, with ``compare=True``.
+    """
+
+    since: datetime | None
+    until: datetime | None
+    totals: Totals
+    rows: Sequence[tuple[t.Any, Totals]]
+    previous: "Stats | None"
+    _count_people: Callable[[], dict[str, int]] = field(repr=False)
+    _steps: Sequence[str] = field(repr=False)
+
+    def conversion(self, action: str) -> float | None:
+        """Return the number of an action divided by that of the clicks, or ``None`` without clicks."""
+        clicks = self.totals[CLICK].count
+        return self.totals[action].count / clicks if clicks else None
+
+    @cached_property
+    def funnel(self) -> list[tuple[str, int]]:
+        """How many distinct people did each step of ``REFERRALS_FUNNEL``, in that order, in one statement.
+
+        A person is a user, or a visitor who has not logged in. Responses of neither are left out, and those that
+        ``purge`` has deleted.
+        """
+        people = self._count_people()
+        return [(step, people.get(step, 0)) for step in self._steps]
+
+
+class _Question(t.NamedTuple):
+    """What the responses of a period are to be counted by."""
+
+    state: AppState
+    span: Span
+    by: str | None
+    conditions: Sequence[Condition]
+
+
+def get_stats(
+    state: AppState,
+    *,
+    owner_key: t.Any = None,
+    referral: ReferralColumns | None = None,
+    label: str | None = None,
+    since: Time | None = None,
+    until: Time | None = None,
+    by: str | None = None,
+    compare: bool = False,
+) -> Stats:
+    """Return the statistics of a period."""
+    names = (*_NAMES, *state.settings.campaign_params)
+    if by is not None and by not in names:
+        raise InvalidValueError("by", f"must be one of {', '.join(map(repr, names))}")
+    span, referrals = _parse_span(state, since, until), state.database.models.referrals
+    conditions = [
+        *([is_exactly(referrals.user_id, owner_key)] if owner_key is not None else ()),
+        *([referrals.id == referral.id] if referral is not None else ()),
+        *([is_exactly(referrals.label, label)] if label is not None else ()),
+    ]
+    previous = None
+    if compare:
+        has_times = isinstance(since, datetime) or isinstance(until, datetime)
+        previous = _answer(_Question(state, _span_before(state, span, has_times=has_times), by, conditions))
+    return _answer(_Question(state, span, by, conditions), previous)
+
+
+def get_leaderboard(
+    state: AppState, action: str, *, since: Time | None, until: Time | None, limit: int
+) -> list[tuple[t.Any, int | Decimal]]:
+    """Return the users whose links brought most of an action, or most of ``value:`` and a currency."""
+    currency = action.removeprefix("value:") if action.startswith("value:") else None
+    if type(limit) is not int or limit < 1:
+        raise InvalidValueError("limit", "must be a number above zero")
+    referrals, span = state.database.models.referrals, _parse_span(state, since, until)
+    question = _Question(state, span, "owner", [referrals.user_id.is_not(None)])
+    rows = _sum_up(question, lambda columns: referrals.user_id)
+    sums: dict[t.Any, int | Decimal] = {}
+    for key, totals in _group(rows).items():
+        if currency is None:
+            sums[key] = totals[action].count
+        else:
+            sums[key] = sum((each.value.get(currency, Decimal(0)) for each in totals.values()), Decimal(0))
+    best = sorted((each for each in sums.items() if each[1] > 0), key=lambda each: (-each[1], str(each[0])))[:limit]
+    owners = _load_owners(state, [key for key, _ in best])
+    return [(owners.get(key, key), number) for key, number in best]
+
+
+def _answer(question: _Question, previous: Stats | None = None) -> Stats:
+    state, span, by, _ = question
+    models, referrals = state.database.models, state.database.models.referrals
+    keys: dict[str, Key] = {
+        "referral": lambda columns: columns.referral_id,
+        "owner": lambda columns: referrals.user_id,
+        "label": lambda columns: referrals.label,
+    }
+    rows: Sequence[tuple[t.Any, Totals]] = ()
+    if by in _PERIODS:
+        by_day = _sum_up_days(question)
+        totals = _group(by_day, lambda key: None).get(None, Totals())
+        rows = _by_period(question, by_day)
+    elif by in keys:
+        sums = _sum_up(question, keys[by])
+        totals = _group(sums, lambda key: None).get(None, Totals())
+        rows = _with_objects(question, _largest_first(_group(sums)))
+    else:
+        totals = _group(_sum_up(question, lambda columns: sa.null())).get(None, Totals())
+        if by is not None:
+            rows = _largest_first(_group(_sum_up_rows(question, by)))
+    steps = state.settings.funnel
+
+    def count() -> dict[str, int]:
+        with state.reports.rows(count_people(models, span, steps, question.conditions)) as found:
+            return {row.action: int(row.number) for row in found}
+
+    return Stats(span.since, span.until, totals, rows, previous, count, steps)
+
+
+def _parse_span(state: AppState, since: Time | None, until: Time | None) -> Span:
+    zone = state.database.zone
+
+    def parse(name: str, time: Time | None, later: int) -> datetime | None:
+        if time is None or isinstance(time, datetime):
+            return require_aware(name, time)
+        if not isinstance(time, date):
+            raise InvalidValueError(name, f"must be a date or an aware time, not {type(time).__name__}")
+        return midnight(time + timedelta(days=later), zone)
+
+    span = Span(parse("since", since, 0), parse("until", until, 1))
+    if span.since is not None and span.until is not None and span.until <= span.since:
+        raise InvalidValueError("until", "is not after since")
+    return span
+
+
+def _span_before(state: AppState, span: Span, *, has_times: bool) -> Span:
+    """Return the period of the same length before one: of as many days if it consists of days."""
+    if span.since is None:
+        raise InvalidValueError("compare", "needs since: without it the period has no length")
+    zone = state.database.zone
+    end = span.until if span.until is not None else midnight(_day(now(), zone) + timedelta(days=1), zone)
+    if has_times:
+        return Span(span.since - (end - span.since), span.since)
+    first = _day(span.since, zone)
+    return Span(midnight(first - (_day(end, zone) - first), zone), span.since)
+
+
+def _day(time: datetime, zone: tzinfo) -> date:
+    return as_utc(time).astimezone(zone).date()
+
+
+def _read_watermark(state: AppState) -> tuple[datetime | None, str]:
+    """Return the time before which everything is rolled up, and the time zone of its days."""
+    models = state.database.models
+    with state.reports.rows(watermark(models).add_columns(models.total.c.action)) as result:
+        row = result.one_or_none()
+    return (as_utc(row.day), row.action or "UTC") if row is not None else (None, "UTC")
+
+
+def _split(span: Span, until: datetime | None, zone: tzinfo) -> Parts:
+    """Split a period into whole days before the watermark, whose totals are stored, and the rest."""
+    if until is None:
+        return Parts(None, [span])
+    first = span.since
+    if first is not None and (start := day_start(first, zone)) != first:
+        first = day_start(start + timedelta(hours=26), zone)
+    last = until if span.until is None else min(until, day_start(span.until, zone))
+    if first is not None and first >= last:
+        return Parts(None, [span])
+    rows = [Span(span.since, first)] if first != span.since else []
+    if span.until is None or last < span.until:
+        rows.append(Span(last, span.until))
+    return Parts(Span(first, last), rows)
+
+
+def _sum_up(question: _Question, key: Key) -> _Sums:
+    until, zone_name = _read_watermark(question.state)
+    return _read(question, _split(question.span, until, load_zone(zone_name)), key)
+
+
+def _sum_up_days(question: _Question) -> _Sums:
+    """Return the sums by day. A day is stored as the time at which it begins."""
+    state, span = question.state, question.span
+    zone, models = state.database.zone, state.database.models
+    until, zone_name = _read_watermark(state)
+    # Until the next roll-up, the totals may have the days of another time zone.
+    parts = _split(span, until if zone_name == str(zone) else None, zone)
+    starts = []
+    for each in parts.rows:
+        since = each.since if each.since is not None else _find_oldest(question)
+        if since is not None:
+            end = each.until if each.until is not None else now() + timedelta(days=1)
+            starts += split_days(since, end, zone)[:-1]
+
+    def key(columns: t.Any) -> sa.ColumnElement[t.Any]:
+        day: sa.ColumnElement[t.Any] = models.total.c.day
+        return day if columns is models.total.c else day_of(columns.created_at, starts, day.type)
+
+    return _read(question, parts if starts else parts._replace(rows=[]), key)
+
+
+def _find_oldest(question: _Question) -> datetime | None:
+    responses = question.state.database.models.responses
+    with question.state.reports.rows(sa.select(sa.func.min(responses.created_at))) as result:
+        oldest = result.scalar_one()
+    return as_utc(oldest) if oldest is not None else None
+
+
+def _sum_up_rows(question: _Question, by: str) -> _Sums:
+    """Return the sums by what only the rows say."""
+    models, span, conditions = question.state.database.models, question.span, question.conditions
+    if by == "ignored":
+        with question.state.reports.rows(sum_up_ignored(models, span, conditions)) as rows:
+            return rows.all()
+    pick: Key = lambda columns: columns.http_referrer if by == "referrer" else columns.params[by].as_string()  # noqa: E731
+    return _read(question, Parts(None, [span]), of_touch(models, pick))
+
+
+def _read(question: _Question, parts: Parts, key: Key) -> _Sums:
+    if not parts.rows and parts.rolled_up is None:
+        return []
+    with question.state.reports.rows(sum_up(question.state.database.models, parts, key, question.conditions)) as rows:
+        return rows.all()
+
+
+def _group(sums: _Sums, fold: Callable[[t.Any], t.Any] = lambda key: key) -> dict[t.Any, Totals]:
+    """Return the totals by key, without those that are zero.
+
+    :param fold: puts several keys together as one.
+    """
+    found: dict[tuple[t.Any, str, str | None], list[t.Any]] = {}
+    for row in sums:
+        both = found.setdefault((fold(row.key), row.action, row.currency), [0, Decimal(0)])
+        both[0] += int(row.number)
+        both[1] += row.value or 0
+    grouped: dict[t.Any, Totals] = {}
+    for (key, action, currency), (count, value) in found.items():
+        if count == 0 and value == 0:
+            continue
+        totals = grouped.setdefault(key, Totals())
+        known = totals[action]
+        values = known.value if currency is None and value == 0 else {**known.value, currency: value}
+        totals[action] = Total(known.count + count, values)
+    return grouped
+
+
+def _by_period(question: _Question, sums: _Sums) -> list[tuple[date, Totals]]:
+    """Return the totals of all periods in their order, those without a response as well."""
+    zone, first_day = question.state.database.zone, _PERIODS[question.by or ""]
+    # MariaDB returns a time that was a parameter as text.
+    found = _group(sums, lambda key: first_day(_day(parse_time(key) if isinstance(key, str) else key, zone)))
+    since, until = question.span
+    first = _day(since, zone) if since is not None else min(found, default=None)
+    last = _day(until - timedelta(microseconds=1), zone) if until is not None else _day(now(), zone)
+    if first is None:
+        return []
+    days = (date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1))
+    return [(day, found.get(day, Totals())) for day in dict.fromkeys(map(first_day, days))]
+
+
+def _largest_first(grouped: Mapping[t.Any, Totals]) -> list[tuple[t.Any, Totals]]:
+    def size(row: tuple[t.Any, Totals]) -> tuple[int, int, str]:
+        key, totals = row
+        return -totals[CLICK].count, -sum(each.count for each in totals.values()), str(key)
+
+    return sorted(grouped.items(), key=size)
+
+
+def _with_objects(question: _Question, rows: list[tuple[t.Any, Totals]]) -> list[tuple[t.Any, Totals]]:
+    """Replace the keys of referrals and owners by the objects, in one statement."""
+    state = question.state
+    if question.by == "referral" and rows:
+        model = state.database.models.referral
+        found = {each.id: each for each in state.reports.objects(_by_keys(model, model.id, [key for key, _ in rows]))}
+        return [(found[key], totals) for key, totals in rows if key in found]
+    if question.by == "owner":
+        owners = _load_owners(state, [key for key, _ in rows])
+        return [(owners.get(key, key), totals) for key, totals in rows]
+    return rows
+
+
+def _load_owners(state: AppState, keys: Sequence[t.Any]) -> dict[t.Any, t.Any]:
+    """Return users by their keys; none in an app without a user model."""
+    model, keys = state.database.models.user, [key for key in keys if key is not None]
+    if model is None or not keys:
+        return {}
+    users = state.reports.objects(_by_keys(model, sa.inspect(model).primary_key[0], keys))
+    return {sa.inspect(user).identity[0]: user for user in users}
+
+
+def _by_keys(model: t.Any, column: t.Any, keys: Sequence[t.Any]) -> sa.Select[t.Any]:
+    # As literals: databases limit the number of parameters.
+    wanted: sa.BindParameter[t.Any] = sa.bindparam("keys", keys, expanding=True, literal_execute=True)
+    return sa.select(model).where(column.in_(wanted))
