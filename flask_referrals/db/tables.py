@@ -123,8 +123,8 @@ class RecordColumns:
 
 class ReferralColumns(RecordColumns):
     __user_backref__: t.ClassVar[str | None] = "referral_codes"
-    __indexes__ = (("user_id",),)
-    __unique_indexes__ = (("folded_code",),)
+    __indexes__: t.ClassVar[tuple[tuple[str, ...], ...]] = (("user_id",),)
+    __unique_indexes__: t.ClassVar[tuple[tuple[str, ...], ...]] = (("folded_code",),)
 
     code: Mapped[str] = _precise(sa.String(64), unique=True, sort_order=-2)
     #: The code in lower case; ``None`` if another referral has it.
@@ -154,7 +154,7 @@ class ResponseColumns(RecordColumns):
     #: The name of the relationship from a referral to these rows, if there is one. Two models cannot have the same.
     __referral_backref__: t.ClassVar[str | None] = "responses"
     # Repeats are apart in them, so that nothing gets slower with their number.
-    __indexes__ = (
+    __indexes__: t.ClassVar[tuple[tuple[str, ...], ...]] = (
         ("session_key", "ignored", "created_at", "id"),
         ("user_id", "is_touch", "ignored", "created_at", "id"),
         ("referral_id", "created_at", "id"),

@@ -17,7 +17,7 @@ from flask_referrals import InvalidValueError, Referral
 from flask_referrals.db.totals import roll_up
 from flask_referrals.state import current_state
 from tests.conftest import MakeHost
-from tests.host import Host, statements
+from tests.host import Host, get_one, statements
 
 ZONES = ("UTC", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo")
 #: The clocks change in March in New York, in April on Lord Howe Island and in Egypt.
@@ -147,7 +147,7 @@ class TestAgainstTheRows:
     def void(self, host: Host, model: Model, chance: random.Random) -> None:
         rows = [row for row in model.rows if not row.is_purged and row.ignored is None and row.action != "RESPONDED"]
         for row in chance.sample(rows, min(3, len(rows))):
-            host.db.session.get_one(host.referrals.ReferralResponse, row.id).void("a test")
+            get_one(host.db, host.referrals.ReferralResponse, row.id).void("a test")
             row.ignored = "void"
             # The record of the voiding is an ignored response, too.
             model.rows.append(
