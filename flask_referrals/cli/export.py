@@ -149,6 +149,7 @@ def _plain(value: t.Any) -> t.Any:
 
 
 def csv_cell(value: t.Any) -> t.Any:
+    """Return a value as a cell that no spreadsheet takes for a formula."""
     if isinstance(value, (dict, list)):
         value = json.dumps(value)
     if isinstance(value, bool):

@@ -125,7 +125,7 @@ def test_file_appears_when_it_is_complete(host: Host, tmp_path: Path, monkeypatc
     (row,) = as_csv(file.read_text(encoding="utf-8"))
     assert (row["code"], row["label"]) == ("there", "grün")
     before = file.read_bytes()
-    monkeypatch.setattr(exports, "_cell", lambda value: 1 / 0)
+    monkeypatch.setattr(exports, "csv_cell", lambda value: 1 / 0)
     assert host.app.test_cli_runner().invoke(args=["referrals", "export", "referrals", "-o", str(file)]).exit_code == 1
     assert file.read_bytes() == before
 
