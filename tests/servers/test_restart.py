@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import url_to_be
+from selenium.webdriver.support.wait import WebDriverWait
 from werkzeug.serving import make_server
 
 from flask_referrals import Referral
@@ -65,12 +67,13 @@ def sign_up(browser: webdriver.Chrome, url: str, name: str) -> None:
     browser.get(f"{url}/forms")
     browser.find_element(By.NAME, "name").send_keys(name)
     browser.find_element(By.ID, "sign-up").click()
-    assert browser.current_url == f"{url}/"
+    WebDriverWait(browser, 20).until(url_to_be(f"{url}/"))
 
 
 def log_out(browser: webdriver.Chrome, url: str) -> None:
     browser.get(f"{url}/forms")
     browser.find_element(By.ID, "log-out").click()
+    WebDriverWait(browser, 20).until(url_to_be(f"{url}/"))
 
 
 def cookies(browser: webdriver.Chrome) -> dict[str, Any]:
