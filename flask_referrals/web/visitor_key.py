@@ -309,11 +309,9 @@ class VisitorKeys:
 
     def _cookie(self, request: Request) -> _Cookie:
         is_secure = request.scheme == "https" or bool(self._app.config["SESSION_COOKIE_SECURE"])
-        cookie = self._cookies.get(is_secure)
-        if cookie is None:
-            cookie = _Cookie.of(self._app, self._settings.cookie or "", is_secure=is_secure)
-            self._cookies[is_secure] = cookie
-        return cookie
+        if is_secure not in self._cookies:
+            self._cookies[is_secure] = _Cookie.of(self._app, self._settings.cookie or "", is_secure=is_secure)
+        return self._cookies[is_secure]
 
     def _signer(self) -> TimestampSigner:
         # Read from the config each time: a host may replace its keys.
