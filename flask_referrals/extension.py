@@ -166,8 +166,8 @@ class Referrals:
     def drop_visitor_key(self) -> None:
         """Drop the visitor key of the current request's browser, in the session and in the cookie.
 
-        Call it when a visitor withdraws consent, and at a logout, unless Flask-Login does the logout. Responses that
-        no user has joined belong to nobody then.
+        Call it when a visitor withdraws consent, and at a logout, unless Flask-Login does the logout. Unclaimed
+        responses can no longer be joined to a user.
         """
         logins.drop_key(current_state())
 

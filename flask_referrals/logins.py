@@ -165,7 +165,7 @@ def join_at_login(state: AppState, user: t.Any) -> None:
 
 
 def drop_key(state: AppState) -> None:
-    """Drop the visitor key at a logout: the next person on this browser is another visitor."""
+    """Drop the visitor key, at a logout or when consent is withdrawn: the next person on the browser is another one."""
     request = resolve_request()
     if request is not None:
         store_pending(state, request, read_pending(state, request))

@@ -163,8 +163,8 @@ def _wait_until_used(node: Node) -> None:
 def kind_of_error(error: str) -> str:
     """Say in a few words what a record of the log is about, and who has to mend or repeat what failed.
 
-    It is the host if its own code failed, or if the database gave up its transaction while the extension worked in it:
-    such a transaction holds work of the host, so only the host can repeat it.
+    It is the host if its own code failed, or if the database rolled back its transaction while the extension used it:
+    only the host can repeat its own work.
     """
     first, *rest = error.splitlines()
     frames = re.findall(rf'File "{re.escape(str(ROOT))}/((?:flask_referrals|tests)/.+)", line (\d+)', error)

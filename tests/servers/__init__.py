@@ -8,10 +8,16 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from flask import Flask
+from werkzeug.serving import make_server
+
+from tests.site.test_redirects import QuietHandler
 
 #: How long a program may take, in seconds.
 _PATIENCE = 90
@@ -79,3 +85,20 @@ def finish(command: list[str], log: Path, *, account: str | None) -> str:
     if code != 0:
         raise RuntimeError(f"{command[0]} failed:\n{said}")
     return said
+
+
+@contextmanager
+def served(app: Flask, host: str, certificate: tuple[str, str] | None = None) -> Iterator[str]:
+    """Serve an app on a port of loopback, and yield its origin.
+
+    :param certificate: the files of a certificate and of its key, for https.
+    """
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=QuietHandler, ssl_context=certificate)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"{'https' if certificate else 'http'}://{host}:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,8 +1,6 @@
 """A page of another origin creates a link with a bearer token, in a real browser."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +9,18 @@ import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from selenium import webdriver
-from werkzeug.serving import make_server
 
 from flask_referrals import Referral
 from tests import login_hosts
 from tests.login_hosts import Site, opened
 from tests.pages import snippet
+from tests.servers import served
 from tests.servers.chromium import open_browser
-from tests.site.test_redirects import QuietHandler
 
-pytest.importorskip("flask_cors")
 pytestmark = pytest.mark.slow
 
 SERVER = snippet("logins.rst", "python", "CORS(")
 SCRIPT = snippet("logins.rst", "javascript", "fetch(")
-
-
-@contextmanager
-def served(app: Flask, host: str) -> Iterator[str]:
-    """Serve an app on a port of loopback, and yield its origin."""
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=QuietHandler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://{host}:{server.port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Chromium is closed between the click and the sign-up, and started again."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +10,13 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import url_to_be
 from selenium.webdriver.support.wait import WebDriverWait
-from werkzeug.serving import make_server
 
 from flask_referrals import Referral
 from tests.conftest import MakeHost
 from tests.host import Host
+from tests.servers import served
 from tests.servers.chromium import open_browser
 from tests.servers.test_navigation import new_certificate
-from tests.site.test_redirects import QuietHandler
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +34,7 @@ def database_url(sqlite_url: str) -> str:
 
 
 @contextmanager
-def served(host: Host, scheme: str, folder: Path) -> Iterator[str]:
+def served_site(host: Host, scheme: str, folder: Path) -> Iterator[str]:
     """Serve a site that has forms to sign up and to log out, and yield its URL."""
 
     @host.app.get("/forms")
@@ -44,15 +42,8 @@ def served(host: Host, scheme: str, folder: Path) -> Iterator[str]:
         return _FORMS
 
     context = new_certificate(folder) if scheme == "https" else None
-    server = make_server("127.0.0.1", 0, host.app, True, 1, QuietHandler, ssl_context=context)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"{scheme}://site.test:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(host.app, "site.test", context) as url:
+        yield url
 
 
 @contextmanager
@@ -91,7 +82,7 @@ def test_sign_up_is_credited(new_host: MakeHost, tmp_path: Path, scheme: str, na
     host = new_host()
     with host.app.app_context():
         code = Referral.create("/").code
-    with served(host, scheme, tmp_path) as url:
+    with served_site(host, scheme, tmp_path) as url:
         with started(tmp_path) as browser:
             browser.get(f"{url}/referrals/{code}")
             assert {*cookies(browser)} == {"session", name}
@@ -113,7 +104,7 @@ def test_without_the_cookie_it_is_not(new_host: MakeHost, tmp_path: Path) -> Non
     host = new_host(REFERRALS_COOKIE=None)
     with host.app.app_context():
         code = Referral.create("/").code
-    with served(host, "http", tmp_path) as url:
+    with served_site(host, "http", tmp_path) as url:
         with started(tmp_path) as browser:
             browser.get(f"{url}/referrals/{code}")
             assert {*cookies(browser)} == {"session"}
