@@ -181,6 +181,7 @@ class Referrals:
         until: Time | None = None,
         by: str | None = None,
         compare: bool = False,
+        limit: int | None = None,
     ) -> Stats:
         """Return what came of the links in a period: counted responses and their values by action.
 
@@ -197,12 +198,21 @@ class Referrals:
             are in the order of their clicks. What ``purge`` has deleted is missing from the rows by referrer, mark
             and reason only.
         :param compare: read the period of the same length before it as well.
+        :param limit: the most rows, except those of periods; those with the most clicks stay.
         :raises InvalidValueError: an argument is invalid.
         """
         state = current_state()
         owner_key = require_user_key(state, owner) if owner is not None else None
         return get_stats(
-            state, owner_key=owner_key, referral=referral, label=label, since=since, until=until, by=by, compare=compare
+            state,
+            owner_key=owner_key,
+            referral=referral,
+            label=label,
+            since=since,
+            until=until,
+            by=by,
+            compare=compare,
+            limit=limit,
         )
 
     def leaderboard(

@@ -43,12 +43,31 @@ class Total:
     count: int
     value: Mapping[str | None, Decimal]
 
+    def __add__(self, other: "Total") -> "Total":
+        return Total(self.count + other.count, _add_values(self.value, other.value))
+
 
 class Totals(dict[str, Total]):
     """Totals by action. An action that nobody did has a total of zero."""
 
     def __missing__(self, action: str) -> Total:
         return Total(0, {})
+
+    @property
+    def value(self) -> dict[str | None, Decimal]:
+        """The sum of the values of all actions, by currency."""
+        return _add_values(*(total.value for total in self.values()))
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals({action: self[action] + other[action] for action in {**self, **other}})
+
+
+def _add_values(*values: Mapping[str | None, Decimal]) -> dict[str | None, Decimal]:
+    sums: dict[str | None, Decimal] = {}
+    for value in values:
+        for currency, amount in value.items():
+            sums[currency] = sums.get(currency, Decimal(0)) + amount
+    return sums
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,8 @@ class _Question(t.NamedTuple):
     span: Span
     by: str | None
     conditions: Sequence[Condition]
+    #: The most rows, except those of periods.
+    limit: int | None = None
 
 
 def get_stats(
@@ -105,11 +126,14 @@ def get_stats(
     until: Time | None = None,
     by: str | None = None,
     compare: bool = False,
+    limit: int | None = None,
 ) -> Stats:
     """Return the statistics of a period."""
     names = (*_NAMES, *state.settings.campaign_params)
     if by is not None and by not in names:
         raise InvalidValueError("by", f"must be one of {', '.join(map(repr, names))}")
+    if limit is not None:
+        _check_limit(limit)
     span, referrals = _parse_span(state, since, until), state.database.models.referrals
     conditions = [
         *([is_exactly(referrals.user_id, owner_key)] if owner_key is not None else ()),
@@ -119,8 +143,17 @@ def get_stats(
     previous = None
     if compare:
         has_times = isinstance(since, datetime) or isinstance(until, datetime)
-        previous = _answer(_Question(state, _span_before(state, span, has_times=has_times), by, conditions))
-    return _answer(_Question(state, span, by, conditions), previous)
+        previous = _answer(_Question(state, _span_before(state, span, has_times=has_times), by, conditions, limit))
+    return _answer(_Question(state, span, by, conditions, limit), previous)
+
+
+def totals_of(state: AppState, referrals: Sequence[ReferralColumns]) -> dict[int, Totals]:
+    """Return the totals of some links by their keys, from the beginning until now."""
+    keys = [each.id for each in referrals]
+    is_wanted = state.database.models.referrals.id.in_(_literals(keys))
+    question = _Question(state, Span(None, None), "referral", [is_wanted])
+    found = _group(_sum_up(question, lambda columns: columns.referral_id)) if keys else {}
+    return {key: found.get(key, Totals()) for key in keys}
 
 
 def get_leaderboard(
@@ -128,8 +161,7 @@ def get_leaderboard(
 ) -> list[tuple[t.Any, int | Decimal]]:
     """Return the users whose links brought most of an action, or most of ``value:`` and a currency."""
     currency = action.removeprefix("value:") if action.startswith("value:") else None
-    if type(limit) is not int or limit < 1:
-        raise InvalidValueError("limit", "must be a number above zero")
+    _check_limit(limit)
     referrals, span = state.database.models.referrals, _parse_span(state, since, until)
     question = _Question(state, span, "owner", [referrals.user_id.is_not(None)])
     rows = _sum_up(question, lambda columns: referrals.user_id)
@@ -140,12 +172,17 @@ def get_leaderboard(
         else:
             sums[key] = sum((each.value.get(currency, Decimal(0)) for each in totals.values()), Decimal(0))
     best = sorted((each for each in sums.items() if each[1] > 0), key=lambda each: (-each[1], str(each[0])))[:limit]
-    owners = _load_owners(state, [key for key, _ in best])
+    owners = load_users(state, [key for key, _ in best])
     return [(owners.get(key, key), number) for key, number in best]
 
 
+def _check_limit(limit: int) -> None:
+    if type(limit) is not int or limit < 1:
+        raise InvalidValueError("limit", "must be a number above zero")
+
+
 def _answer(question: _Question, previous: Stats | None = None) -> Stats:
-    state, span, by, _ = question
+    state, span, by, _, limit = question
     models, referrals = state.database.models, state.database.models.referrals
     keys: dict[str, Key] = {
         "referral": lambda columns: columns.referral_id,
@@ -160,11 +197,11 @@ def _answer(question: _Question, previous: Stats | None = None) -> Stats:
     elif by in keys:
         sums = _sum_up(question, keys[by])
         totals = _group(sums, lambda key: None).get(None, Totals())
-        rows = _with_objects(question, _largest_first(_group(sums)))
+        rows = _with_objects(question, _largest_first(_group(sums))[:limit])
     else:
         totals = _group(_sum_up(question, lambda columns: sa.null())).get(None, Totals())
         if by is not None:
-            rows = _largest_first(_group(_sum_up_rows(question, by)))
+            rows = _largest_first(_group(_sum_up_rows(question, by)))[:limit]
     steps = state.settings.funnel
 
     def count() -> dict[str, int]:
@@ -331,13 +368,13 @@ def _with_objects(question: _Question, rows: list[tuple[t.Any, Totals]]) -> list
         found = {each.id: each for each in state.reports.objects(_by_keys(model, model.id, [key for key, _ in rows]))}
         return [(found[key], totals) for key, totals in rows if key in found]
     if question.by == "owner":
-        owners = _load_owners(state, [key for key, _ in rows])
+        owners = load_users(state, [key for key, _ in rows])
         return [(owners.get(key, key), totals) for key, totals in rows]
     return rows
 
 
-def _load_owners(state: AppState, keys: Sequence[t.Any]) -> dict[t.Any, t.Any]:
-    """Return users by their keys; none in an app without a user model."""
+def load_users(state: AppState, keys: Sequence[t.Any]) -> dict[t.Any, t.Any]:
+    """Return users by their keys, in one statement; none in an app without a user model."""
     model, keys = state.database.models.user, [key for key in keys if key is not None]
     if model is None or not keys:
         return {}
@@ -346,6 +383,9 @@ def _load_owners(state: AppState, keys: Sequence[t.Any]) -> dict[t.Any, t.Any]:
 
 
 def _by_keys(model: t.Any, column: t.Any, keys: Sequence[t.Any]) -> sa.Select[t.Any]:
-    # As literals: databases limit the number of parameters.
-    wanted: sa.BindParameter[t.Any] = sa.bindparam("keys", keys, expanding=True, literal_execute=True)
-    return sa.select(model).where(column.in_(wanted))
+    return sa.select(model).where(column.in_(_literals(keys)))
+
+
+def _literals(keys: Sequence[t.Any]) -> sa.BindParameter[t.Any]:
+    # Databases limit the number of parameters.
+    return sa.bindparam("keys", keys, expanding=True, literal_execute=True)
