@@ -5,7 +5,6 @@ Visitor keys are left out. They recognise a visitor, and an export leaves the si
 
 import csv
 import json
-import re
 import typing as t
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,6 +16,7 @@ import click
 import sqlalchemy as sa
 from flask.cli import with_appcontext
 
+from ..spreadsheets import csv_cell
 from ..state import AppState, current_state
 from ..times import as_utc
 from .output import output_file, progress_bar, time, to_file
@@ -24,10 +24,6 @@ from .output import output_file, progress_bar, time, to_file
 #: Columns that have a meaning in the database only.
 _NOT_EXPORTED = {"identity", "folded_code", "session_key", "referral_id"}
 _PAGE = 1000
-#: Where a spreadsheet would begin a formula: in front of the text, or after what separates cells or lines elsewhere.
-_FORMULA = re.compile(r"""(?:^|(?<=[;\t\r\n])(?<!^[\t\r\n]))(?=[\s"']*[=+\-@\uff1d\uff0b\uff0d\uff20])|^(?=[\t\r\n])""")
-#: Control characters, which a terminal obeys, except tabs and line ends.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 Row = dict[str, t.Any]
 
@@ -146,12 +142,3 @@ def _plain(value: t.Any) -> t.Any:
     if isinstance(value, datetime):
         return as_utc(value).isoformat()
     return value if value is None or isinstance(value, (bool, int, float, str, Decimal, dict, list)) else str(value)
-
-
-def csv_cell(value: t.Any) -> t.Any:
-    """Return a value as a cell that no spreadsheet takes for a formula."""
-    if isinstance(value, (dict, list)):
-        value = json.dumps(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return _FORMULA.sub("'", _CONTROL.sub("\N{REPLACEMENT CHARACTER}", value)) if isinstance(value, str) else value

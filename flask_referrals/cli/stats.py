@@ -13,10 +13,10 @@ from flask.cli import with_appcontext
 from ..db.keys import stored_key
 from ..db.tables import ReferralColumns
 from ..exceptions import InvalidValueError
+from ..spreadsheets import csv_cell
 from ..state import AppState, current_state
 from ..stats import Totals, get_leaderboard, get_stats
 from ..types import CLICK
-from .export import csv_cell
 from .links import find_link_or_exit
 from .output import as_json, echo_json, echo_table, find_user
 
@@ -83,8 +83,7 @@ def stats(
     elif by is None:
         order = [*state.settings.funnel, *found.totals]
         lines = [
-            [action, found.totals[action].count, _values([found.totals[action].value])]
-            for action in dict.fromkeys(order)
+            [action, found.totals[action].count, _values(found.totals[action].value)] for action in dict.fromkeys(order)
         ]
         echo_table(["Action", "Count", "Value"], lines)
     else:
@@ -128,10 +127,7 @@ def _table(
     """Return the header and lines of a table that fits 80 columns with three steps and a currency."""
     steps = state.settings.funnel
     header = [by.capitalize(), *("Clicks" if step == CLICK else step.capitalize().replace("_", " ") for step in steps)]
-    lines = [
-        [_shorten(key), *(totals[step].count for step in steps), _values([each.value for each in totals.values()])]
-        for key, totals in rows
-    ]
+    lines = [[_shorten(key), *(totals[step].count for step in steps), _values(totals.value)] for key, totals in rows]
     return [*header, "Value"], lines
 
 
@@ -157,10 +153,7 @@ def _as_dict(totals: Totals) -> dict[str, t.Any]:
     }
 
 
-def _values(values: Sequence[Mapping[str | None, Decimal]]) -> str:
+def _values(value: Mapping[str | None, Decimal]) -> str:
     """Return the sums by currency in words."""
-    sums: dict[str, Decimal] = {}
-    for value in values:
-        for currency, amount in value.items():
-            sums[currency or ""] = sums.get(currency or "", Decimal(0)) + amount
-    return ", ".join(f"{amount:,.2f} {currency}".strip() for currency, amount in sorted(sums.items()))
+    sums = sorted((currency or "", amount) for currency, amount in value.items())
+    return ", ".join(f"{amount:,.2f} {currency}".strip() for currency, amount in sums)
