@@ -35,8 +35,11 @@ def current_actor(
     return ANONYMOUS if present is None and visitor_key is None else Actor(present, visitor_key)
 
 
-def current_user(state: AppState, request: Request | None) -> t.Any:
-    """Return the user who makes a request, or ``None``. A user who is not of ``user_model`` is anonymous here."""
+def current_user(state: AppState, request: Request | None, *, of_any_model: bool = False) -> t.Any:
+    """Return the user who makes a request, or ``None``.
+
+    :param of_any_model: also a user who is not of ``user_model``, and who is anonymous otherwise.
+    """
     if request is None or not is_current(request):
         return None  # the login of another request is not known
     loader, config = state.hooks.user_loader, state.app.config
@@ -55,7 +58,7 @@ def current_user(state: AppState, request: Request | None) -> t.Any:
         user = unwrapped(current_user)
     else:
         return None
-    model = state.database.models.user
+    model = None if of_any_model else state.database.models.user
     if user is None or user is False or (model is not None and not isinstance(user, model)):
         return None
     return user if getattr(user, "is_authenticated", True) else None
@@ -102,6 +105,12 @@ def plain_key(user: t.Any) -> str | None:
     if not text or text != storable(text, MAX_USER_ID):
         raise InvalidValueError("user", f"must have an id of 1 to {MAX_USER_ID} characters")
     return text
+
+
+def display_name(state: AppState, user: t.Any) -> str | None:
+    """Return the name of a user to show to other users, if the host's ``display_name`` returns one."""
+    function = state.hooks.display_name
+    return function(user) if function is not None and user is not None else None
 
 
 def parse_user_key(state: AppState, text: str) -> t.Any:

@@ -150,6 +150,14 @@ class Referrals:
         self.hooks.consent = function
         return function
 
+    def display_name(self, function: F) -> F:
+        """Decorate a function that returns the name of a user to show to other users, or ``None``.
+
+        Without it, nobody sees who followed their links. In an app without a user model it is given the stored key.
+        """
+        self.hooks.display_name = function
+        return function
+
     def link_user(self, user: t.Any, *, commit: bool = True) -> None:
         """Join the history of the current visitor to a user. Call it at login, unless Flask-Login does the login.
 

@@ -58,6 +58,7 @@ class Hooks:
     responses_filter: Callable[..., t.Any] | None = None
     classifier: Callable[[t.Any], str | None] | None = None
     consent: Callable[[t.Any], bool] | None = None
+    display_name: Callable[[t.Any], str | None] | None = None
 
 
 @dataclass(frozen=True)
