@@ -2,6 +2,7 @@
 
 import typing as t
 from collections.abc import Sequence
+from datetime import datetime
 
 import sqlalchemy as sa
 
@@ -80,6 +81,28 @@ def _newest_ids(state: AppState, owner: t.Any, limit: int) -> Sequence[int]:
         with state.reports.rows(sa.union_all(*of_each)) as rows:
             newest = sorted([*newest, *((row.created_at, row.id) for row in rows)], reverse=True)[:limit]
     return [key for _, key in newest]
+
+
+def latest_actions(state: AppState, user: t.Any, *, since: datetime, limit: int) -> Sequence[t.Any]:
+    """Return the newest counted actions on a user's links since a time, as ``responses_filter`` selects; no clicks."""
+    models, select = state.database.models, state.hooks.responses_filter
+    response: t.Any = models.response
+    found = sa.select(response).join(models.referral, response.referral_id == models.referral.id)
+    found = found.where(is_exactly(models.referral.user_id, user_key(state, user)))
+    found = found.where(response.ignored.is_(None), response.action != CLICK, response.created_at >= since)
+    found = found.options(sa.orm.contains_eager(response.referral)).order_by(*newest_first(response)).limit(limit)
+    return state.reports.objects(found if select is None else select(found, user=user, referral=None))
+
+
+def links_of(state: AppState, user: t.Any, *, limit: int | None = None, offset: int = 0) -> Sequence[t.Any]:
+    """Return a user's links, the newest first.
+
+    :param limit: how many at most.
+    :param offset: how many to leave out.
+    """
+    referral: t.Any = state.database.models.referral
+    found = sa.select(referral).where(is_exactly(referral.user_id, user_key(state, user)))
+    return state.reports.objects(found.order_by(*newest_first(referral)).limit(limit).offset(offset or None))
 
 
 def responses_of(state: AppState, actor: Actor) -> Sequence[t.Any]:

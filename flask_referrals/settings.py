@@ -160,7 +160,9 @@ class Settings:
         "Query arguments of a link that are stored with the click.",
     )
     forward_query: bool = _setting(False, _boolean, "Whether other query arguments are passed on to the target.")
-    reserved_codes: frozenset[str] = _setting(("admin", "api", "static"), _codes, "Codes that nobody may choose.")
+    reserved_codes: frozenset[str] = _setting(
+        ("admin", "api", "insight", "mine", "static"), _codes, "Codes that nobody may choose."
+    )
     guess_limit: int | None = _setting(10, _optional(_limit), "Wrong codes per address, hour and process.")
     funnel: tuple[str, ...] = _setting(
         ("RESPONDED", "SIGNED_UP", "PURCHASED"), _names, "The steps of ``stats().funnel``, in their order."
