@@ -18,10 +18,12 @@ from ...stats import Stats, Totals
 _TALL, _LOW = 144, 64
 #: The part of its slot that a bar leaves empty.
 _GAP = 0.25
+#: A chart of fewer slots leaves the rest of its width empty.
+_FEWEST = 7
 #: How many bars have a date below them on a wide screen, at most. On a narrow one every other has.
 _LABELS = 6
-#: The part of the width that a date needs on a narrow screen. It begins at the left edge of its bar.
-_LABEL_WIDTH = 0.16
+#: What a date needs of a narrow screen, in percent. It begins at the left edge of its bar.
+_LABEL_WIDTH = 16
 #: What the top of a scale begins with. Half of each is on the scale as well.
 _NICE = (1, 2, 4, 6, 8, 10)
 
@@ -125,7 +127,7 @@ def draw_chart(stats: Stats, steps: Sequence[str], unit: str = "day") -> Chart:
     :param unit: the length of a bar.
     :raises InvalidValueError: the statistics are not by time.
     """
-    if not all(isinstance(key, date) for key, _ in stats.rows):
+    if not all(isinstance(key, date) for key, _ in stats.rows) or (stats.totals and not stats.rows):
         raise InvalidValueError("stats", "must be by day, week or month")
     slots = _group(stats, unit)
     panels = [_draw_panel(slots, step, _LOW if number else _TALL) for number, step in enumerate(steps)]
@@ -154,12 +156,13 @@ def _add(rows: Sequence[tuple[t.Any, Totals]], places: Sequence[int]) -> Totals:
 
 
 def _draw_panel(slots: Sequence[Slot], action: str, height: int) -> Panel:
-    counts = [max(0, slot.totals[action].count) for slot in slots]
-    earlier = [max(0, slot.earlier[action].count) for slot in slots if slot.earlier is not None]
-    top, width = nice_top(max([*counts, *earlier], default=0)), 100 / max(1, len(slots))
+    counts = [slot.totals[action].count for slot in slots]
+    earlier = [slot.earlier[action].count for slot in slots if slot.earlier is not None]
+    top, width = nice_top(max([*counts, *earlier], default=0)), _slot_width(slots)
 
     def measure(count: int) -> float:
-        return round(max(count / top * height, 1 if count else 0), 2)  # a single click is seen beside a thousand
+        # A single click is seen beside a thousand. If the time zone has changed, a day may be corrected below zero.
+        return round(max(count / top * height, 1 if count > 0 else 0), 2)
 
     bars = [
         Bar(
@@ -173,14 +176,20 @@ def _draw_panel(slots: Sequence[Slot], action: str, height: int) -> Panel:
         for place, (slot, count) in enumerate(zip(slots, counts, strict=True))
     ]
     line = [(round((place + 0.5) * width, 3), round(height - measure(each), 2)) for place, each in enumerate(earlier)]
+    if len(line) == 1:
+        line = [(x, y) for x in (0, width) for _, y in line]
     return Panel(action, top, height, bars, line)
 
 
+def _slot_width(slots: Sequence[Slot]) -> float:
+    """Return the width of a slot in percent."""
+    return 100 / max(_FEWEST, len(slots))
+
+
 def _place_labels(slots: Sequence[Slot]) -> list[Label]:
-    number = len(slots)
-    every = math.ceil(number / _LABELS)
-    places = [place for place in range(0, number, max(1, every)) if place == 0 or 1 - place / number >= _LABEL_WIDTH]
-    return [Label(slots[place], round(place / number * 100, 3), bool(each % 2)) for each, place in enumerate(places)]
+    every, width = math.ceil(max(_FEWEST, len(slots)) / _LABELS), _slot_width(slots)
+    places = [place for place in range(0, len(slots), every) if place * width <= 100 - _LABEL_WIDTH]
+    return [Label(slots[place], round(place * width, 3), bool(each % 2)) for each, place in enumerate(places)]
 
 
 def nice_top(largest: int) -> int:

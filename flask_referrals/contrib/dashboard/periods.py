@@ -49,7 +49,12 @@ class Period:
 
 
 def last_days(today: date, days: int) -> Period:
-    """Return the period of some days that ends today."""
+    """Return the period of some days that ends today.
+
+    :raises InvalidValueError: there is no day, or more than the longest period has.
+    """
+    if not 0 < days <= _LONGEST.days:
+        raise InvalidValueError("days", f"must be a number from 1 to {_LONGEST.days}")
     return Period(today - timedelta(days=days - 1), today)
 
 

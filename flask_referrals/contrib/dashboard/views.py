@@ -96,14 +96,12 @@ def _render_chart(stats: Stats, unit: str = "day") -> Markup:
 def show_own() -> str:
     """Show what came of the links of the logged-in user."""
     state, user, page = current_state(), _require_owner(), _read_page()
-    period = last_days(_today(state), DEFAULT)
-    owner = user_key(state, user)
-    stats = get_stats(state, owner_key=owner, since=period.since, until=period.until, by="day")
+    since, owner = last_days(_today(state), DEFAULT).since, user_key(state, user)
+    stats = get_stats(state, owner_key=owner, since=since, by="day")
     links = links_of(state, user, limit=_LINKS + 1, offset=(page - 1) * _LINKS)
     if not links and page > 1:
         abort(404)
-    since = midnight(period.since, state.database.zone)
-    actions = latest_actions(state, user, since=since, limit=_ACTIONS)
+    actions = latest_actions(state, user, since=midnight(since, state.database.zone), limit=_ACTIONS)
     return render_template(
         "referrals/mine.html",
         stats=stats,
