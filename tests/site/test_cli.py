@@ -253,7 +253,7 @@ def test_users_with_other_keys(new_host: MakeHost, key_type: Any) -> None:
 
 @pytest.mark.slow
 def test_import_loads_neither_what_commands_need_nor_a_dialect() -> None:
-    ours = "flask_referrals.contrib.pinax", "flask_referrals.cli.export"
+    ours = "flask_referrals.contrib.pinax", "flask_referrals.contrib.dashboard", "flask_referrals.cli.export"
     heavy = "alembic", "flask_migrate", "sqlalchemy.dialects.mysql", *ours
     code = f"import sys, flask_referrals; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,10 @@ from sqlalchemy import event
 from flask_referrals import Referral, ReferralResponse
 from flask_referrals.db import totals
 from flask_referrals.exceptions import ConfigurationError
-from flask_referrals.reports import counted_responses
+from flask_referrals.reports import counted_responses, latest_actions, links_of
 from flask_referrals.state import current_state
+from flask_referrals.stats import totals_of
+from flask_referrals.times import EPOCH
 from tests.conftest import MakeHost
 from tests.host import Host, follow, make_host
 
@@ -37,6 +39,10 @@ REPORTS: dict[str, Report] = {
     "responses of a link": lambda host, olga: olga.referral_codes[0].filtered_responses(),
     "responses of a user": lambda host, olga: counted_responses(current_state(), user=olga),
     "a page": page,
+    "links": lambda host, olga: links_of(current_state(), olga),
+    "latest actions": lambda host, olga: latest_actions(current_state(), olga, since=EPOCH, limit=5),
+    "statistics": lambda host, olga: host.referrals.stats(owner=olga, by="referral").funnel,
+    "totals": lambda host, olga: totals_of(current_state(), olga.referral_codes),
     "referred": lambda host, olga: Referral.referred_by(olga),
     "list": lambda host, olga: command(host, "list"),
     "show": lambda host, olga: command(host, "show", olga.referral_codes[0].code),

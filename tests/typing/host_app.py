@@ -28,6 +28,7 @@ from flask_referrals import (
     response_recorded,
     user_linked_to_response,
 )
+from flask_referrals.contrib.dashboard import create_blueprint
 from flask_referrals.stats import Stats, Totals
 
 
@@ -69,6 +70,8 @@ def create_app(*, with_own_models: bool = False) -> Flask:
         referrals.init_app(app, user_model=User, referral_model=None, response_model=None, recorder=None, db=None)
     referral_created.connect(thank, app)
     user_linked_to_response.connect(greet, app)
+    app.register_blueprint(create_blueprint(allow=lambda user: user.name == "olga"), url_prefix="/referrals")
+    app.register_blueprint(create_blueprint(), name="owners")
     return app
 
 
@@ -104,6 +107,11 @@ def classify(request: Request) -> str | None:
 @referrals.consent
 def has_consent(request: Request) -> bool:
     return "consent" in request.cookies
+
+
+@referrals.display_name
+def display_name(user: User) -> str | None:
+    return user.name or None
 
 
 @referrals.responses_filter
@@ -202,10 +210,19 @@ def delete_account(user: User) -> None:
 def insight(user: User, referral: Referral) -> None:
     day = date(2026, 3, 1)
     found = referrals.stats(
-        owner=user, referral=referral, label="blog", since=day, until=datetime.now(timezone.utc), by="day", compare=True
+        owner=user,
+        referral=referral,
+        label="blog",
+        since=day,
+        until=datetime.now(timezone.utc),
+        by="day",
+        compare=True,
+        limit=20,
     )
     assert_type(found.totals["PAID"].count, int)
     assert_type(found.totals["PAID"].value, Mapping[str | None, Decimal])
+    assert_type(found.totals.value, dict[str | None, Decimal])
+    assert_type(found.totals + found.totals, Totals)
     assert_type(found.rows, Sequence[tuple[t.Any, Totals]])
     assert_type(found.conversion("PAID"), float | None)
     assert_type(found.funnel, list[tuple[str, int]])
