@@ -284,8 +284,7 @@ def _warn(state: AppState) -> None:
             "SESSION_COOKIE_SAMESITE is 'Strict': a click from another site arrives without the session, and the key "
             "that it sets replaces it, so that users are logged out. Set REFERRALS_COOKIE to the name of a cookie."
         )
-    is_public = not (app.debug or app.testing or cli.is_command())
-    if is_public and not any((settings.base_url, app.config["SERVER_NAME"], app.config.get("TRUSTED_HOSTS"))):
+    if state.is_public() and not any((settings.base_url, app.config["SERVER_NAME"], app.config.get("TRUSTED_HOSTS"))):
         app.logger.warning("Links use the request's Host header. Set REFERRALS_BASE_URL or TRUSTED_HOSTS.")
     for name in classes_with_own_id(state) if state.database.models.user is None else ():
         app.logger.warning(

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+import click
 from flask import Flask, current_app, has_request_context
+from flask.cli import ScriptInfo
 
 from .db.database import Database
 from .db.replica import Reports
@@ -31,6 +33,15 @@ class AppState:
     reports: Reports
     guesses: GuessLimit
     recorder: Recorder | None
+
+    def is_public(self) -> bool:
+        """Return whether the app may serve the public, so that it must warn of what is unsafe then.
+
+        It does not in debug and testing mode, nor for a command that serves no requests, such as ``flask shell``.
+        """
+        context = click.get_current_context(silent=True)
+        has_command = context is not None and context.find_object(ScriptInfo) is not None and context.info_name != "run"
+        return not (self.app.debug or self.app.testing or has_command)
 
     def log_or_raise(self, message: str, *args: object) -> None:
         """Log the database failure that is being handled, so that a page goes on without the result.

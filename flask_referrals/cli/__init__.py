@@ -5,19 +5,13 @@ import sys
 from importlib.metadata import EntryPoint, entry_points
 
 import click
-from flask.cli import AppGroup, ScriptInfo
+from flask.cli import AppGroup
 
 #: Other packages add commands here: each entry point is a click command, under its name.
 ENTRY_POINT_GROUP = "flask_referrals.commands"
 
 #: The entry points of this package, for a copy of it that was not installed and so has no metadata.
 _OWN = (EntryPoint("import", "flask_referrals.contrib.pinax.cli:import_", ENTRY_POINT_GROUP),)
-
-
-def is_command() -> bool:
-    """Return whether the app is loaded for a command of Flask's that serves no requests, such as ``flask shell``."""
-    context = click.get_current_context(silent=True)
-    return context is not None and context.find_object(ScriptInfo) is not None and context.info_name != "run"
 
 
 class LazyGroup(AppGroup):

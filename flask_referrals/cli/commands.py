@@ -9,6 +9,7 @@ from .links import create, expire, list_, show
 from .migrations import check, revision
 from .privacy import anonymize, export_user, forget_user, purge
 from .rekey import rekey
+from .responses import void
 from .rollup import rollup
 from .stats import stats, top
 
@@ -31,4 +32,5 @@ COMMANDS: dict[str, click.Command] = {
     "simulate": simulate,
     "stats": stats,
     "top": top,
+    "void": void,
 }

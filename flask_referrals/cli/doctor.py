@@ -19,7 +19,8 @@ from ..actors import classes_with_own_id
 from ..state import AppState, current_state
 from ..web.visitor_key import MAX_LIFETIME
 from .migrations import find_differences, how_to_migrate, in_words
-from .output import as_json, echo_json
+from .options import as_json
+from .output import echo_json
 
 _COLORS = {"ok": "green", "warning": "yellow", "error": "red"}
 
@@ -64,7 +65,7 @@ def check(name: str) -> Callable[[Check], Check]:
 def doctor(ctx: click.Context, as_json: bool) -> None:
     """Check the set-up, and say how to fix problems.
 
-    Exits with status 1 if something cannot work.
+    The command exits with status 1 if something cannot work.
     """
     has_error = False
     for name, finding in run_checks(current_state()):

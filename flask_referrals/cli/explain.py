@@ -15,24 +15,27 @@ from ..web.agents import MAX_READ, OFFICE
 from ..web.client import is_prefetch, resolve_request
 from ..web.codes import find_codes
 from ..web.urls import REDIRECT_ENDPOINT, location_of, path_of
-from .output import as_json, echo_json, echo_table, find_user, printable
+from .options import RESPONSE_ID, as_json, find_response, find_user
+from .output import echo_json, echo_table, printable
 
 _BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 
 
 @click.command()
-@click.option("--user", metavar="KEY", help="Explain the credit of this user, by primary key.")
+@click.option("--user", metavar="KEY", help="Explain the credit of this user. KEY is a primary key of the user table.")
 @click.option(
     "--response",
     "response_id",
-    type=int,
+    type=RESPONSE_ID,
     metavar="ID",
-    help="Explain the credit of the user or visitor of this response.",
+    help="Explain the credit of the user or visitor of this response. 'flask referrals show CODE' prints the ids.",
 )
 @as_json
 @with_appcontext
 def explain(user: str | None, response_id: int | None, as_json: bool) -> None:
     """Explain why each touch was or was not credited.
+
+    Give either --user or --response.
 
     The column Rule says "won" for the response that earns the credit. The other rules are: bound (the user is bound to
     another referral), lost (another touch was preferred), self (the visitor's own link), expired (the link has
@@ -42,30 +45,39 @@ def explain(user: str | None, response_id: int | None, as_json: bool) -> None:
         raise click.UsageError("Give either --user or --response.")
     state = current_state()
     if user is not None:
-        actor = _new_actor(find_user(state, user))
+        actor = _new_actor(find_user(state, user, "--user"))
     else:
-        actor = _actor_of_response(state, t.cast(int, response_id))
+        response = find_response(state, t.cast(int, response_id), "--response")
+        actor = _new_actor(response.user_id, response.session_key if response.user_id is None else None)
     verdicts = explain_credit(state, actor) if isinstance(actor, Actor) else []
     rows = [_as_dict(verdict) for verdict in verdicts]
     if as_json:
         for row in rows:
             echo_json(row)
-    elif rows:
-        header = ["Time", "Response", "Action", "Link", "Rule"]
-        echo_table(header, [list(row.values()) for row in rows])
     else:
-        click.echo("This user or visitor has no touches.")
+        header = ["Time", "Response", "Action", "Link", "Rule"]
+        echo_table(header, [list(row.values()) for row in rows], empty="This user or visitor has no touches.")
 
 
 @click.command()
 @click.argument("code")
-@click.option("--user-agent", default=_BROWSER, show_default=True, help="User-Agent header of the request.")
-@click.option("--header", "headers", multiple=True, metavar="NAME:VALUE", help="Header of the request. Repeatable.")
-@click.option("--address", default="127.0.0.1", show_default=True, help="IP address of the client.")
+@click.option("--user-agent", default=_BROWSER, show_default=True, help="Send this User-Agent header.")
 @click.option(
-    "--method", type=click.Choice(["GET", "HEAD"]), default="GET", show_default=True, help="Method of the request."
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME:VALUE",
+    help="Send this header, such as 'Sec-GPC: 1'. Repeatable.",
 )
-@click.option("--query", default="", metavar="NAME=VALUE&…", help="Query of the request.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Click from this IP address.")
+@click.option(
+    "--method",
+    type=click.Choice(["GET", "HEAD"]),
+    default="GET",
+    show_default=True,
+    help="Use this method.",
+)
+@click.option("--query", default="", metavar="NAME=VALUE&…", help="Add this query, such as 'utm_source=news'.")
 @as_json
 @with_appcontext
 def simulate(
@@ -73,7 +85,8 @@ def simulate(
 ) -> None:
     """Show what a click on CODE would do.
 
-    Nothing is stored. The click is the first one of an anonymous visitor.
+    CODE is the code of a link, as 'flask referrals list' prints it, or a mistyped one. Nothing is stored. The click is
+    the first one of an anonymous visitor.
     """
     codes = find_codes(code, current_state().settings)
     if not codes:
@@ -105,7 +118,7 @@ def _outcome_of(state: AppState, codes: Sequence[str], request: Request) -> dict
     if preview is None:
         raise click.ClickException(
             f"There is no link with the code {codes[0]!r}, so a click gets 404. "
-            "See the codes with 'flask referrals list'."
+            "Give a code that 'flask referrals list' shows as CODE."
         )
     target, reason = preview
     location = location_of(state.settings, request, target)
@@ -118,15 +131,6 @@ def _parse_header(header: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise click.BadParameter(f"{header!r} has no name and colon. Write NAME:VALUE.", param_hint="--header")
     return name.strip(), value.strip()
-
-
-def _actor_of_response(state: AppState, response_id: int) -> Actor | Anonymous:
-    response = state.database.session.get(state.database.models.response, response_id)
-    if response is None:
-        raise click.ClickException(
-            f"There is no response with the id {response_id}. See the ids with 'flask referrals export responses'."
-        )
-    return _new_actor(response.user_id, response.session_key if response.user_id is None else None)
 
 
 def _new_actor(user_id: t.Any, visitor_key: str | None = None) -> Actor | Anonymous:

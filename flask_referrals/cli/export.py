@@ -19,7 +19,8 @@ from flask.cli import with_appcontext
 from ..spreadsheets import csv_cell
 from ..state import AppState, current_state
 from ..times import as_utc
-from .output import output_file, progress_bar, time, to_file
+from .options import time, to_file
+from .output import output_file, progress_bar
 
 #: Columns that have a meaning in the database only.
 _NOT_EXPORTED = {"identity", "folded_code", "session_key", "referral_id"}
@@ -36,14 +37,15 @@ Row = dict[str, t.Any]
     type=click.Choice(["csv", "jsonl"]),
     default="csv",
     show_default=True,
-    help="Format of the output.",
+    help="Write this format: CSV or JSON Lines.",
 )
 @to_file
-@click.option("--since", type=time, help="Only rows created at or after this time, for example 2026-01-31T12:00Z.")
+@click.option("--since", type=time, help="Write only rows from this time on, such as 2026-01-31T12:00Z.")
 @with_appcontext
 def export(table: str, format_: str, output: str, since: datetime | None) -> None:
     """Write all links or responses as CSV or JSON Lines.
 
+    'referrals' are the links. 'responses' are the clicks and the later actions, each with the code of its link.
     Visitor keys are left out. In CSV, an apostrophe precedes what a spreadsheet would read as a formula, and control
     characters are replaced. JSON Lines contain every value unchanged.
     """

@@ -12,29 +12,44 @@ from ..db.conditions import is_exactly, newest_first
 from ..db.tables import ReferralColumns
 from ..db.transactions import open_transaction
 from ..exceptions import ConfigurationError, ReferralsError
-from ..links import create_link, find_link
+from ..links import create_link
 from ..reports import counts_of
 from ..state import AppState, current_state
 from ..targets import load_target
 from ..times import now
 from ..web.urls import REDIRECT_ENDPOINT, path_of, referral_url
-from .output import as_json, echo_json, echo_table, find_user, in_text, printable, time
+from .options import as_json, find_link, find_user, has_label, limit, time
+from .output import Amount, echo_json, echo_table, in_text, printable
 
-_LIMIT = click.IntRange(min=1)
+_RESPONSE_COLUMNS = (
+    "id",
+    "created_at",
+    "action",
+    "user_id",
+    "ignored",
+    "value",
+    "currency",
+    "target_type",
+    "target_id",
+    "ip_address",
+    "http_referrer",
+)
 _LINK_COLUMNS = ("code", "user_id", "label", "redirect_to", "target_type", "target_id", "created_at", "expired_at")
 
 
 @click.command()
 @click.argument("redirect_to")
-@click.option("--user", metavar="KEY", help="Owner of the link, by primary key.")
-@click.option("--label", default="", help="Label that distinguishes the owner's links.")
+@click.option("--user", metavar="KEY", help="Make this user the owner. KEY is a primary key of the user table.")
+@click.option(
+    "--label", default="", help="Tell this link apart from the owner's other links to the same page. None by default."
+)
 @click.option(
     "--target",
     metavar="TYPE:KEY",
-    help="Object that the link is about: name of a registered target or of a table, and primary key.",
+    help="Say which object the link is about, such as 'product:7'. TYPE is a registered target or a table.",
 )
-@click.option("--code", help="Code to use instead of a random one.")
-@click.option("--expires-at", type=time, help="Time of expiry, for example 2026-01-31T12:00Z.")
+@click.option("--code", help="Use this code. It is random by default.")
+@click.option("--expires-at", type=time, help="Expire at this time, such as 2026-01-31T12:00Z. Never by default.")
 @as_json
 @with_appcontext
 def create(
@@ -51,6 +66,8 @@ def create(
     REDIRECT_TO is a path on this site, or a URL on it or on an allowed host. If the user already has a link with the
     same REDIRECT_TO, label and target, that link's URL is printed and nothing is created; it is an error then if that
     link has another code or time of expiry than the one given.
+
+    Example: flask referrals create /spring --user 7 --code spring
     """
     state = current_state()
     try:
@@ -82,24 +99,27 @@ def create(
 
 
 @click.command("list")
-@click.option("--user", metavar="KEY", help="Only links of this user, by primary key.")
-@click.option("--label", help="Only links with this label.")
-@click.option("--active/--expired", default=None, help="Only links that have not, or have, expired.")
-@click.option("--limit", type=_LIMIT, default=50, show_default=True, help="Maximum number of links.")
+@click.option("--user", metavar="KEY", help="Print only links of this user. KEY is a primary key of the user table.")
+@click.option("--label", help="Print only links with this label.")
+@click.option(
+    "--active/--expired", default=None, help="Print only links that have not, or have, expired. Both by default."
+)
+@limit(50, "links")
 @as_json
 @with_appcontext
 def list_(user: str | None, label: str | None, active: bool | None, limit: int, as_json: bool) -> None:
     """List links with their counts, newest first.
 
-    Clicks and Actions are the numbers of counted clicks and of counted later actions.
+    Clicks and Actions are the numbers of counted clicks and of counted later actions. The table shows days in UTC;
+    --json has the times.
     """
     state = current_state()
     model = state.database.models.referral
     select = sa.select(model).order_by(*newest_first(model)).limit(limit)
     if user is not None:
-        select = select.where(is_exactly(model.user_id, find_user(state, user)))
+        select = select.where(is_exactly(model.user_id, find_user(state, user, "--user")))
     if label is not None:
-        select = select.where(model.label == label)
+        select = select.where(has_label(state, label, "--label"))
     if active is not None:
         is_active = sa.or_(model.expired_at.is_(None), model.expired_at > now())
         select = select.where(is_active if active else ~is_active)
@@ -111,24 +131,30 @@ def list_(user: str | None, label: str | None, active: bool | None, limit: int, 
     if as_json:
         for row in rows:
             echo_json(row)
-    else:
-        shown = ("code", "user_id", "label", "redirect_to", "clicks", "actions", "created_at", "expired_at")
-        header = ["Code", "User", "Label", "Redirects to", "Clicks", "Actions", "Created", "Expires"]
-        echo_table(header, [[row[name] for name in shown] for row in rows])
+        return
+    header = ["Code", "User", "Label", "Redirects to", "Clicks", "Actions", "Created", "Expires"]
+    names = ("code", "user_id", "label", "redirect_to", "clicks", "actions")
+    days = [[row[name] and row[name].date() for name in ("created_at", "expired_at")] for row in rows]
+    lines = [[*(row[name] for name in names), *both] for row, both in zip(rows, days, strict=True)]
+    echo_table(header, lines, empty="There are no such links.")
 
 
 @click.command()
 @click.argument("code")
-@click.option("--limit", type=_LIMIT, default=20, show_default=True, help="Maximum number of responses.")
+@limit(20, "responses")
 @as_json
 @with_appcontext
 def show(code: str, limit: int, as_json: bool) -> None:
     """Show a link, its URL and counts, and its newest responses.
 
-    Clicks and actions are those that count. The column Ignored holds the reason why a response is not counted.
+    CODE is the code of the link, as 'flask referrals list' prints it. Clicks and actions are those that count.
+
+    The column Id has what 'flask referrals void' and 'explain --response' take. The column Action also has the value
+    and the target, From the IP address and the referring page, and Ignored the reason why a response is not counted.
+    Long text is cut; --json has all of it.
     """
     state = current_state()
-    referral = find_link_or_exit(state, code)
+    referral = find_link(state, code, "CODE")
     model, link = state.database.models.response, _as_dict(referral)
     links = state.database.models.referral
     counts = counts_of(state, sa.select(links).where(links.id == referral.id))
@@ -138,34 +164,35 @@ def show(code: str, limit: int, as_json: bool) -> None:
     except ConfigurationError:  # the site's address is not known here
         link["url"] = path_of(REDIRECT_ENDPOINT, code=referral.code)
     select = sa.select(model).where(model.referral_id == referral.id).order_by(*newest_first(model)).limit(limit)
-    names = ("created_at", "action", "user_id", "ignored", "target_type", "target_id", "ip_address", "http_referrer")
-    responses = [{name: getattr(response, name) for name in names} for response in state.reports.objects(select)]
+    responses = state.reports.objects(select)
     if as_json:
-        echo_json({**link, "responses": responses})
+        rows = [{name: getattr(response, name) for name in _RESPONSE_COLUMNS} for response in responses]
+        echo_json({**link, "responses": rows})
         return
     for name, value in link.items():
         if value not in (None, ""):
             click.echo(f"{name}: {printable(value)}")
     click.echo()
-    header = ["Time", "Action", "User", "Ignored", "Target type", "Target key", "IP address", "Referrer"]
-    echo_table(header, [list(response.values()) for response in responses])
+    header = ["Id", "Time", "Action", "User", "Ignored", "From"]
+    echo_table(header, [_as_cells(response) for response in responses], empty="There are no responses.")
 
 
 @click.command()
 @click.argument("code")
-@click.option("--at", type=time, help="Time of expiry, for example 2026-01-31T12:00Z; by default now.")
+@click.option("--at", type=time, help="Expire at this time, such as 2026-01-31T12:00Z. Now by default.")
 @with_appcontext
 def expire(code: str, at: datetime | None) -> None:
     """Expire a link now or at a given time.
 
-    An expired link still redirects but is no longer tracked, and it earns no credit.
+    CODE is the code of the link, as 'flask referrals list' prints it. An expired link still redirects but is no longer
+    tracked, and it earns no credit.
     """
     state = current_state()
     expired_at = at or now()
     transaction = open_transaction(state.database, commit=True)
 
     def store() -> None:
-        referral = find_link_or_exit(state, code)
+        referral = find_link(state, code, "CODE")
         with transaction.write():
             referral.expired_at = expired_at
             transaction.session.flush()
@@ -175,14 +202,18 @@ def expire(code: str, at: datetime | None) -> None:
     click.echo(f"The link {code} expires at {in_text(expired_at)}.")
 
 
-def find_link_or_exit(state: AppState, code: str) -> ReferralColumns:
-    """Return the link with a code, or exit."""
-    referral = find_link(state, code)
-    if referral is None:
-        raise click.ClickException(
-            f"There is no link with the code {code!r}. See the codes with 'flask referrals list'."
-        )
-    return referral
+def _as_cells(response: t.Any) -> list[t.Any]:
+    amount = None if response.value is None else Amount(response.value, response.currency)
+    target = ":".join(name for name in (response.target_type, response.target_id) if name)
+    action = [response.action, amount, target]
+    return [
+        response.id,
+        response.created_at,
+        action,
+        response.user_id,
+        response.ignored,
+        [response.ip_address, response.http_referrer],
+    ]
 
 
 def _as_dict(referral: ReferralColumns) -> dict[str, t.Any]:
@@ -196,7 +227,9 @@ def _load_user(state: AppState, key: str) -> t.Any:
     found = parse_user_key(state, key)
     user = None if found is None else state.database.session.get(model, found)
     if user is None:
-        raise click.ClickException(f"There is no user with the key {key!r}. Give a primary key of the user table.")
+        raise click.ClickException(
+            f"There is no user with the key {key!r}. Give a primary key of the user table as --user."
+        )
     return user
 
 
@@ -205,6 +238,6 @@ def _find_target(state: AppState, name: str) -> t.Any:
     target = load_target(state, type_name, key)
     if target is None:
         raise click.ClickException(
-            f"There is no target {name!r}. Write TYPE:KEY; TYPE is a registered target or a table."
+            f"There is no target {name!r}. Give TYPE:KEY as --target; TYPE is a registered target or a table."
         )
     return target

@@ -47,13 +47,12 @@ def _find_tool(state: AppState) -> _Tool:
 
 
 @click.command()
-@click.option("-m", "--message", default="referrals", show_default=True, help="Message of the revision.")
+@click.option("-m", "--message", default="referrals", show_default=True, help="Give the revision this message.")
 @with_appcontext
 def revision(message: str) -> None:
     """Write a migration for the referral tables only.
 
-    Nothing is written if the tables match the models. This needs Flask-Migrate
-    or Flask-Alembic.
+    Nothing is written if the tables match the models. This needs Flask-Migrate or Flask-Alembic.
     """
     from alembic.util import CommandError
 
@@ -86,7 +85,7 @@ def revision(message: str) -> None:
 def check(ctx: click.Context) -> None:
     """Compare the referral tables with the models.
 
-    Exits with status 1 if they differ.
+    The command prints each difference and what to do. It exits with status 1 if they differ.
     """
     state = current_state()
     differences = find_differences(state)

@@ -1,6 +1,5 @@
-"""Options that commands share, and what commands print or write."""
+"""What commands print or write."""
 
-import csv
 import json
 import os
 import sys
@@ -8,53 +7,30 @@ import tempfile
 import typing as t
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
+from itertools import zip_longest
+from unicodedata import combining, east_asian_width
 
 import click
-import sqlalchemy as sa
 
-from ..actors import parse_user_key
-from ..db.conditions import is_exactly
-from ..state import AppState
-from ..times import parse_time, require_aware
-
-_MAX_CELL = 48
-
-F = t.TypeVar("F", bound=Callable[..., t.Any])
+#: The widest a table gets, in columns of a terminal.
+_MAX_WIDTH = 80
+#: The width below which a column of text does not shrink.
+_MIN_WIDTH = 6
 
 
-def as_json(command: F) -> F:
-    """Add the option ``--json`` to a command, as its parameter ``as_json``."""
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")(command)
+class Amount(t.NamedTuple):
+    """A sum of money, or of values without a currency."""
+
+    number: Decimal
+    currency: str | None
+
+    def __str__(self) -> str:
+        return f"{self.number:,.2f} {self.currency or ''}".rstrip()
 
 
-def to_file(command: F) -> F:
-    """Add the option ``--output`` to a command, for :func:`output_file`."""
-    path = click.Path(dir_okay=False, allow_dash=True)
-    words = "File to write; '-' is the standard output."
-    return click.option("-o", "--output", type=path, default="-", show_default=True, help=words)(command)
-
-
-def time(text: str) -> datetime:
-    """Parse an option that is a time; a time without a zone is in UTC."""
-    try:
-        return t.cast(datetime, require_aware("time", parse_time(text)))
-    except ValueError as error:
-        raise click.BadParameter(f"{error}.") from None
-
-
-def find_user(state: AppState, text: str) -> t.Any:
-    """Return the key of a user as it is stored, or exit. A deleted user is known by the rows that are left."""
-    key, models = parse_user_key(state, text), state.database.models
-    if key is None:
-        raise click.ClickException(f"{text!r} cannot be the key of a user. Give a primary key of the user table.")
-    selects = [sa.select(rows.id).where(is_exactly(rows.user_id, key)) for rows in (models.referrals, models.responses)]
-    if models.user is not None:
-        selects.append(sa.select(models.user).where(sa.inspect(models.user).primary_key[0] == key))
-    with state.database.new_session() as session:
-        if not any(session.execute(select.limit(1)).first() for select in selects):
-            raise click.ClickException(f"There is no user with the key {text!r}, nor anything stored of one.")
-    return key
+_NEVER_CUT = (int, Decimal, date, Amount)
 
 
 def echo_json(row: t.Any) -> None:
@@ -69,16 +45,64 @@ def in_text(value: t.Any) -> str:
     return f"{value:%Y-%m-%d %H:%M:%S}Z" if isinstance(value, datetime) else str(value)
 
 
-def echo_table(header: Sequence[str], rows: Sequence[Sequence[t.Any]]) -> None:
-    """Print a table; long cells are cut, and control characters are replaced."""
-    cells = [header, *([_cell(value) for value in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    is_number = [bool(rows) and all(isinstance(row[index], int) for row in rows) for index in range(len(header))]
-    for line in cells:
-        columns = zip(line, widths, is_number, strict=True)
-        click.echo(
-            "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in columns).rstrip()
-        )
+def echo_table(header: Sequence[str], rows: Sequence[Sequence[t.Any]], *, empty: str) -> None:
+    """Print a table that fits 80 columns, or a sentence if it has no rows.
+
+    Text is cut where there is no room, in the first column last, because that names the row. Numbers, times and amounts
+    are never cut.
+
+    :param rows: the values. One that is a list has a line for each of its own values.
+    :param empty: the sentence.
+    """
+    if not rows:
+        click.echo(empty)
+        return
+    table = [[[each for each in _list(value) if each not in (None, "")] for value in row] for row in rows]
+    columns = [[value for cell in column for value in cell] for column in zip(*table, strict=True)]
+    widths = _fit(header, columns)
+    is_number = [bool(column) and all(isinstance(each, (int, Amount)) for each in column) for column in columns]
+    lines: list[Sequence[t.Any]] = [header]
+    for row in table:
+        lines += zip_longest(*row)
+    for line in lines:
+        cells = [_cut(printable(value), width) for value, width in zip(line, widths, strict=True)]
+        spaces = [" " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)]
+        aligned = zip(cells, spaces, is_number, strict=True)
+        click.echo("  ".join(space + cell if right else cell + space for cell, space, right in aligned).rstrip())
+
+
+def _list(value: t.Any) -> list[t.Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _fit(header: Sequence[str], columns: Sequence[Sequence[t.Any]]) -> list[int]:
+    """Return the widths of the columns of a table, given their values."""
+    widths, least = [], []
+    for name, values in zip(header, columns, strict=True):
+        widths.append(max(_width(printable(value)) for value in (name, *values)))
+        whole = (_width(printable(value)) for value in values if isinstance(value, _NEVER_CUT))
+        least.append(max(min(widths[-1], _MIN_WIDTH), *whole, 0))
+    room = _MAX_WIDTH - 2 * (len(widths) - 1)
+    for candidates in (range(1, len(widths)), range(1)):
+        while sum(widths) > room and (wide := [each for each in candidates if widths[each] > least[each]]):
+            widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _width(text: str) -> int:
+    """Return how many columns a text takes on a terminal: Chinese characters take two, and accents none."""
+    return sum(0 if combining(each) else 1 + (east_asian_width(each) in "WF") for each in text)
+
+
+def _cut(text: str, width: int) -> str:
+    if _width(text) <= width:
+        return text
+    kept = ""
+    for character in text:
+        if _width(kept + character) >= width:
+            break
+        kept += character
+    return f"{kept}…"
 
 
 def printable(value: t.Any) -> str:
@@ -86,11 +110,6 @@ def printable(value: t.Any) -> str:
     return "".join(
         character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in in_text(value)
     )
-
-
-def _cell(value: t.Any) -> str:
-    text = printable(value)
-    return text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…"
 
 
 @contextmanager
@@ -119,14 +138,6 @@ def output_file(path: str, *, may_replace: bool = True) -> Iterator[t.TextIO]:
     finally:
         if unfinished is not None:
             os.remove(unfinished)
-
-
-def read_user_keys(stream: t.TextIO) -> Iterator[tuple[str, str]]:
-    """Yield the rows of a file of the option ``--users``: an old and a new key each."""
-    for row in csv.reader(stream):
-        if len(row) != 2 or not all(map(str.isprintable, row)):
-            raise click.UsageError(f"A row of --users is not an old and a new key: {row!r}. Give two columns.")
-        yield row[0].strip(), row[1].strip()
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from .. import privacy
 from ..state import AppState, current_state
 from .export import count_rows, write_user
-from .output import find_user, output_file, progress_bar, to_file
+from .options import find_user, to_file
+from .output import output_file, progress_bar
 
 F = t.TypeVar("F", bound=Callable[..., t.Any])
 
@@ -23,7 +24,7 @@ _MAX_DAYS = 36525
 def older_than(command: F) -> F:
     """Add the option ``--older-than`` to a command, as its parameter ``days``."""
     days = click.IntRange(1, _MAX_DAYS)
-    words = "Select only responses older than DAYS days."
+    words = "Take responses that are older than this number of days."
     return click.option("--older-than", "days", type=days, required=True, metavar="DAYS", help=words)(command)
 
 
@@ -32,7 +33,7 @@ def older_than(command: F) -> F:
 @click.confirmation_option(prompt="Delete these responses? Only days that are rolled up keep their counts.")
 @with_appcontext
 def purge(days: int) -> None:
-    """Delete responses older than DAYS.
+    """Delete responses older than DAYS days.
 
     The rows leave the table. Days that are rolled up keep their counts; the counts of other days shrink, so run 'flask
     referrals rollup' first. Bindings that rest on deleted rows end, and an action with a unique key can be recorded
@@ -54,7 +55,7 @@ def purge(days: int) -> None:
 @older_than
 @with_appcontext
 def anonymize(days: int) -> None:
-    """Remove personal data from responses older than DAYS.
+    """Remove personal data from responses older than DAYS days.
 
     User, visitor key, address, referrer, user agent and unique key go. Rows, counts, values, targets and campaign
     arguments stay. Bindings that rest on these responses end, and an action with a unique key can be recorded again. If
@@ -73,10 +74,10 @@ def anonymize(days: int) -> None:
 def export_user(key: str, output: str) -> None:
     """Write the links and responses of a user as JSON.
 
-    KEY is the user's primary key. Visitor keys are left out. An existing file is not replaced.
+    KEY is a primary key of the user table. Visitor keys are left out. An existing file is not replaced.
     """
     state = current_state()
-    user_id = find_user(state, key)
+    user_id = find_user(state, key, "KEY")
     length = partial(_count_rows, state, user_id)
     with output_file(output, may_replace=False) as stream, progress_bar(length, hidden=output == "-") as bar:
         counts = write_user(state, user_id, stream, progress=lambda: bar(1))
@@ -90,13 +91,13 @@ def export_user(key: str, output: str) -> None:
 def forget_user(key: str) -> None:
     """Remove a user from all links and responses.
 
-    KEY is the user's primary key. Run this before you delete the account. All rows and counts stay. The user's
+    KEY is a primary key of the user table. Run this before you delete the account. All rows and counts stay. The user's
     responses lose what 'anonymize' removes. The user's links expire and lose owner and label; they still redirect, and
     users who came by them stay bound to them. The user is removed as a target. If the command is interrupted, run it
     again.
     """
     state = current_state()
-    user_id = find_user(state, key)
+    user_id = find_user(state, key, "KEY")
     with progress_bar(partial(_count_rows, state, user_id)) as bar:
         forgotten = privacy.forget_user(state, user_id, commit=True, progress=bar)
     click.echo(f"Forgotten: {forgotten.referrals} links, {forgotten.responses} responses.")

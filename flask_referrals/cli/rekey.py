@@ -22,7 +22,8 @@ from ..db.transactions import Transaction, open_transaction
 from ..exceptions import InvalidValueError
 from ..state import AppState, current_state
 from ..types import Actor
-from .output import printable, read_user_keys
+from .options import read_user_keys
+from .output import printable
 
 _BATCH = 1000
 _TEXT = sa.String()
@@ -51,10 +52,12 @@ class _Report:
 
 @click.command()
 @click.option(
-    "--users", type=click.File(encoding="utf-8-sig"), help="CSV of old keys and primary keys, for changed get_id()s."
+    "--users",
+    type=click.File(encoding="utf-8-sig"),
+    help="Read users whose get_id() has changed from this CSV file, such as 'old-id,7': an old key and a primary key.",
 )
-@click.option("--back", is_flag=True, help="Store get_id() again, after a downgrade.")
-@click.option("--clear-unknown", is_flag=True, help="Remove the user from rows of unknown users.")
+@click.option("--back", is_flag=True, help="Store get_id() again, after a downgrade of the migration.")
+@click.option("--clear-unknown", is_flag=True, help="Remove the user from the rows of unknown users.")
 @click.option("--dry-run", is_flag=True, help="Count the rows, but change nothing.")
 @with_appcontext
 @click.pass_context
@@ -65,7 +68,7 @@ def rekey(ctx: click.Context, users: t.TextIO | None, back: bool, clear_unknown:
     this before the migration that changes the type of the column. Links, credit and unique actions stay those of the
     same users. If the command is interrupted, run it again.
 
-    Exits with status 1 if rows of unknown users are left. Name these users in the file of --users, or use
+    The command exits with status 1 if rows of unknown users are left. Name these users in the file of --users, or use
     --clear-unknown.
     """
     state = current_state()

@@ -17,12 +17,8 @@ from ..spreadsheets import csv_cell
 from ..state import AppState, current_state
 from ..stats import Totals, get_leaderboard, get_stats
 from ..types import CLICK
-from .links import find_link_or_exit
-from .output import as_json, echo_json, echo_table, find_user
-
-#: The longest key in a table, in characters.
-_MAX_KEY = 28
-_LIMIT = click.IntRange(min=1)
+from .options import as_json, find_link, find_user, has_label, limit
+from .output import Amount, echo_json, echo_table, printable
 
 
 def _day(text: str) -> date:
@@ -32,17 +28,22 @@ def _day(text: str) -> date:
         raise click.BadParameter(f"{text!r} is not a day such as 2026-01-31.") from None
 
 
-_since = click.option("--since", type=_day, metavar="DAY", help="First day, such as 2026-01-31.")
-_until = click.option("--until", type=_day, metavar="DAY", help="Last day; by default today.")
+_since = click.option("--since", type=_day, metavar="DAY", help="Begin with this day. The beginning by default.")
+_until = click.option("--until", type=_day, metavar="DAY", help="End with this day. Today by default.")
 
 
 @click.command()
-@click.option("--by", help="Count by day, week, month, referral, owner, label, referrer, ignored or a campaign mark.")
+@click.option(
+    "--by",
+    metavar="NAME",
+    help="Print a line for each day, week, month, referral, owner, label, referrer, or value of a mark such as "
+    "utm_source; with 'ignored' for each reason why responses are not counted. By default, for each action.",
+)
 @_since
 @_until
-@click.option("--user", metavar="KEY", help="Only links of this user, by primary key.")
-@click.option("--label", help="Only links with this label.")
-@click.option("--link", metavar="CODE", help="Only this link.")
+@click.option("--user", metavar="KEY", help="Count only links of this user. KEY is a primary key of the user table.")
+@click.option("--label", help="Count only links with this label.")
+@click.option("--link", metavar="CODE", help="Count only the link with this code.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
 @as_json
 @with_appcontext
@@ -58,22 +59,26 @@ def stats(
 ) -> None:
     """Count responses and their values by action.
 
-    Days are those of REFERRALS_TIMEZONE. With --by the table shows the steps of REFERRALS_FUNNEL; --json and --csv
-    have all actions.
+    DAY is a day such as 2026-01-31 in REFERRALS_TIMEZONE. With --by, the table shows the steps of REFERRALS_FUNNEL and
+    the values of all actions; --json and --csv have every action, and no text is cut.
+
+    Example: flask referrals stats --since 2026-01-01 --by week
     """
     state = current_state()
+    if label is not None:
+        has_label(state, label, "--label")
     try:
         found = get_stats(
             state,
-            owner_key=None if user is None else find_user(state, user),
-            referral=None if link is None else find_link_or_exit(state, link),
+            owner_key=None if user is None else find_user(state, user, "--user"),
+            referral=None if link is None else find_link(state, link, "--link"),
             label=label,
             since=since,
             until=until,
             by=by,
         )
     except InvalidValueError as error:
-        raise click.ClickException(f"{error}.") from error
+        raise click.ClickException(f"--{error}.") from error
     rows = [(None, found.totals)] if by is None else [(_name(key), totals) for key, totals in found.rows]
     if as_json:
         for key, totals in rows:
@@ -81,37 +86,42 @@ def stats(
     elif as_csv:
         _write_csv(by, rows)
     elif by is None:
-        order = [*state.settings.funnel, *found.totals]
-        lines = [
-            [action, found.totals[action].count, _values(found.totals[action].value)] for action in dict.fromkeys(order)
-        ]
-        echo_table(["Action", "Count", "Value"], lines)
+        order = dict.fromkeys([*state.settings.funnel, *found.totals])
+        lines = [[action, found.totals[action].count, _amounts(found.totals[action].value)] for action in order]
+        echo_table(["Action", "Count", "Value"], lines, empty="")
     else:
-        echo_table(*_table(state, by, rows))
+        header, lines = _table(state, by, rows)
+        echo_table(header, lines, empty="There are no such responses.")
 
 
 @click.command()
 @click.argument("action", default=CLICK)
 @_since
 @_until
-@click.option("--limit", type=_LIMIT, default=10, show_default=True, help="Maximum number of users.")
+@limit(10, "users")
 @as_json
 @with_appcontext
 def top(action: str, since: date | None, until: date | None, limit: int, as_json: bool) -> None:
     """Show the users whose links bring most.
 
-    ACTION is an action, by default RESPONDED, that is clicks. 'value:EUR' adds up the values in euros.
+    ACTION is the action to count, by default RESPONDED, that is clicks. 'value:EUR' adds up the values in euros. DAY is
+    a day such as 2026-01-31 in REFERRALS_TIMEZONE.
+
+    Example: flask referrals top PURCHASED --since 2026-01-01
     """
     try:
         board = get_leaderboard(current_state(), action, since=since, until=until, limit=limit)
     except InvalidValueError as error:
-        raise click.ClickException(f"{error}.") from error
-    for place, (user, number) in enumerate(board, 1):
-        if as_json:
-            echo_json({"place": place, "user": _name(user), "number": number})
-    if not as_json:
-        rows = [[place, _name(user), number] for place, (user, number) in enumerate(board, 1)]
-        echo_table(["Place", "User", "Value" if action.startswith("value:") else "Count"], rows)
+        raise click.ClickException(f"--{error}.") from error
+    rows = [(place, _name(user), number) for place, (user, number) in enumerate(board, 1)]
+    if as_json:
+        for place, name, number in rows:
+            echo_json({"place": place, "user": name, "number": number})
+        return
+    currency = action.removeprefix("value:")
+    shown = [[*row[:2], Amount(row[2], currency) if isinstance(row[2], Decimal) else row[2]] for row in rows]
+    header = ["Place", "User", "Count" if currency == action else "Value"]
+    echo_table(header, shown, empty=f"Nobody's links brought {printable(action)}.")
 
 
 def _name(key: t.Any) -> t.Any:
@@ -121,19 +131,19 @@ def _name(key: t.Any) -> t.Any:
     return key.code if isinstance(key, ReferralColumns) else stored_key(key)
 
 
-def _table(
-    state: AppState, by: str, rows: Sequence[tuple[t.Any, Totals]]
-) -> tuple[Sequence[str], Sequence[Sequence[t.Any]]]:
-    """Return the header and lines of a table that fits 80 columns with three steps and a currency."""
+def _table(state: AppState, by: str, rows: Sequence[tuple[t.Any, Totals]]) -> tuple[list[str], list[list[t.Any]]]:
+    """Return the header and the lines of a table of the steps."""
     steps = state.settings.funnel
-    header = [by.capitalize(), *("Clicks" if step == CLICK else step.capitalize().replace("_", " ") for step in steps)]
-    lines = [[_shorten(key), *(totals[step].count for step in steps), _values(totals.value)] for key, totals in rows]
-    return [*header, "Value"], lines
-
-
-def _shorten(key: t.Any) -> t.Any:
-    text = str(key)
-    return "(none)" if key in (None, "") else key if len(text) <= _MAX_KEY else f"{text[: _MAX_KEY - 1]}…"
+    names = ("Clicks" if step == CLICK else step.capitalize().replace("_", " ") for step in steps)
+    lines = [
+        [
+            "(none)" if key in (None, "") else key,
+            *(totals[step].count for step in steps),
+            _amounts(totals.value),
+        ]
+        for key, totals in rows
+    ]
+    return [by.capitalize(), *names, "Value"], lines
 
 
 def _write_csv(by: str | None, rows: Sequence[tuple[t.Any, Totals]]) -> None:
@@ -153,7 +163,6 @@ def _as_dict(totals: Totals) -> dict[str, t.Any]:
     }
 
 
-def _values(value: Mapping[str | None, Decimal]) -> str:
-    """Return the sums by currency in words."""
-    sums = sorted((currency or "", amount) for currency, amount in value.items())
-    return ", ".join(f"{amount:,.2f} {currency}".strip() for currency, amount in sums)
+def _amounts(value: Mapping[str | None, Decimal]) -> list[Amount]:
+    """Return the sums by currency."""
+    return [Amount(amount, currency) for currency, amount in sorted(value.items(), key=lambda item: item[0] or "")]

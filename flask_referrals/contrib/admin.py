@@ -21,7 +21,6 @@ from flask_admin.model import BaseModelView
 from markupsafe import Markup
 from sqlalchemy.orm import joinedload, scoped_session
 
-from ..cli import is_command
 from ..exceptions import ConfigurationError
 from ..models import set_loaded_target
 from ..reports import counts_of
@@ -217,7 +216,7 @@ class _RecordView(ModelView):
     def create_blueprint(self, admin: t.Any) -> t.Any:
         """Return the blueprint. Warn if the view will be open to everybody."""
         blueprint = super().create_blueprint(admin)
-        if self.is_open() and not (admin.app.debug or admin.app.testing or is_command()):
+        if self.is_open() and admin.app.extensions[EXTENSION_KEY].is_public():
             admin.app.logger.warning(
                 "The admin page %r is open to everybody. Give Admin an index_view whose is_accessible() checks users.",
                 self.name,

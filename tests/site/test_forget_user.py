@@ -352,10 +352,8 @@ class TestForgetUser:
 def test_text_that_is_no_key_is_refused(new_host: MakeHost, command: str) -> None:
     options = ["--yes"] if command == "forget-user" else []
     result = run(new_host(), command, "mia", *options)
-    assert (result.exit_code, result.output) == (
-        1,
-        "Error: 'mia' cannot be the key of a user. Give a primary key of the user table.\n",
-    )
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: There is no user with the key 'mia', nor anything stored of one. Give")
 
 
 @pytest.fixture

@@ -260,7 +260,8 @@ class TestTargets:
 
     def test_name_that_leads_nowhere_is_a_mistake(self, host: Host, run: Import) -> None:
         result = run(DUMP, "--target", "auth.group=produkt")
-        assert (result.exit_code, links(host)) == (2, {})
+        assert (result.exit_code, links(host)) == (1, {})
+        assert "There is no target 'auth.group=produkt'. Give APP.MODEL=NAME as --target" in result.stderr
 
 
 class TestBroken:

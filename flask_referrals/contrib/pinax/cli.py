@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 import click
 from flask.cli import with_appcontext
 
-from ...cli.output import printable, progress_bar, read_user_keys
+from ...cli.options import read_user_keys
+from ...cli.output import printable, progress_bar
 from ...state import current_state
 from ...targets import find_type
 from .dumps import LINK, RESPONSE, read_csv, read_json
@@ -31,19 +32,29 @@ def _zone(name: str) -> tzinfo:
 
 
 @click.command("import")
-@click.option("--from", "source", type=click.Choice(["pinax"]), required=True, help="Format of the files.")
+@click.option("--from", "source", type=click.Choice(["pinax"]), required=True, help="Read the files of this project.")
 @click.argument("files", nargs=-1, type=_FILE)
-@click.option("--referrals", "links", type=_FILE, help="CSV of the referrals table.")
-@click.option("--responses", type=_FILE, help="CSV of the responses table.")
-@click.option("--users", type=_FILE, help="CSV of old and new user keys. Without it, users keep their keys.")
+@click.option("--referrals", "links", type=_FILE, help="Read the referrals table from this CSV file.")
+@click.option("--responses", type=_FILE, help="Read the responses table from this CSV file.")
+@click.option(
+    "--users", type=_FILE, help="Read old and new keys of users from this CSV file. Without it, users keep their keys."
+)
 @click.option(
     "--target",
     "targets",
     multiple=True,
     metavar="APP.MODEL=NAME",
-    help="Registered target or table that stands for a content type, given by name or id. Repeatable.",
+    help="Store a content type, given by name or id, as a registered target or a table, such as 'shop.item=product'. "
+    "Repeatable.",
 )
-@click.option("--timezone", type=_zone, default="UTC", show_default=True, help="Zone of times that name none.")
+@click.option(
+    "--timezone",
+    metavar="ZONE",
+    type=_zone,
+    default="UTC",
+    show_default=True,
+    help="Take times that name no zone as those of this one, such as Europe/Berlin.",
+)
 @with_appcontext
 @click.pass_context
 def import_(
@@ -59,8 +70,10 @@ def import_(
     """Import links and responses from pinax-referrals.
 
     FILES are dumps that Django's 'dumpdata' wrote, as json or jsonl. Or give both tables as CSV. You can repeat an
-    import: only new rows are added. Exits with status 1 if a record is refused; each refused record is printed with the
-    reason.
+    import: only new rows are added. The command exits with status 1 if a record is refused; each refused record is
+    printed with the reason.
+
+    Example: flask referrals import --from pinax --users users.csv dump.json
     """
     if not files and links is None:
         raise click.UsageError("There is nothing to import. Give the files of a dump, or --referrals and --responses.")
@@ -138,7 +151,7 @@ def _byte_progress(streams: list[t.TextIO]) -> Iterator[Callable[[], None]]:
 def _parse_target(text: str) -> tuple[str, str]:
     content_type, _, name = text.partition("=")
     if not content_type or find_type(current_state(), name) is None:
-        raise click.UsageError(
-            f"--target {text!r} cannot be used. Write APP.MODEL=NAME; NAME is a registered target or a table."
+        raise click.ClickException(
+            f"There is no target {text!r}. Give APP.MODEL=NAME as --target; NAME is a registered target or a table."
         )
     return content_type.lower(), name
