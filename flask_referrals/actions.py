@@ -38,7 +38,8 @@ from .web.client import description
 from .web.visitor_key import new_key
 
 _MAX_ACTION = _MAX_KEY = 128
-_MAX_REASON = 200
+#: The longest reason of a voiding, in characters.
+MAX_REASON = 200
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _SMALLEST, _CONTEXT = Decimal("0.0001"), Context(prec=14, traps=[])
 _TARGET = ("target_type", "target_id")
@@ -245,7 +246,7 @@ class _Recording:
 
 def void_response(state: AppState, response: ResponseColumns, reason: str, *, commit: bool) -> ResponseColumns:
     """Take a response and its repeats out of all counts and credit. Return the record of the voiding."""
-    reason = _check_word("reason", reason, _MAX_REASON)
+    reason = _check_word("reason", reason, MAX_REASON)
     model: t.Any = state.database.models.response
     transaction = open_transaction(state.database, commit=commit)
 

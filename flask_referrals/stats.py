@@ -1,6 +1,7 @@
 """What came of the links: counts, values, conversion and funnel of a period, and the users whose links bring most."""
 
 import typing as t
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
@@ -116,6 +117,11 @@ class _Question(t.NamedTuple):
     limit: int | None = None
 
 
+def step_label(action: str) -> str:
+    """Return the heading of a column or card that counts an action."""
+    return "Clicks" if action == CLICK else action.capitalize().replace("_", " ")
+
+
 def get_stats(
     state: AppState,
     *,
@@ -156,6 +162,33 @@ def totals_of(state: AppState, referrals: Sequence[ReferralColumns]) -> dict[int
     return {key: found.get(key, Totals()) for key in keys}
 
 
+def rank_links(state: AppState, action: str | None) -> sa.Subquery:
+    """Select ``referral_id`` and the ``number`` by which links are sorted, of the links that have any.
+
+    :param action: the number is how many responses of this action are counted. ``None``: it is the sum of the values in
+        the main currency, which is that of most responses with a value.
+    """
+    question = _Question(state, Span(None, None), None, [])
+    parts = _find_parts(question)
+    sums = sum_up(state.database.models, parts, lambda columns: columns.referral_id, []).subquery().c
+    number: sa.ColumnElement[t.Any]
+    if action is not None:
+        is_wanted, number = is_exactly(sums.action, action), sa.func.sum(sums.number)
+    else:
+        is_wanted = sums.currency.is_not_distinct_from(_main_currency(question, parts))
+        number = sa.func.round(sa.func.sum(sums.value), 4)  # SQLite adds up floats: equal sums must stay equal
+    ranked = sa.select(sums.key.label("referral_id"), number.label("number"))
+    return ranked.where(is_wanted).group_by(sums.key).subquery()
+
+
+def _main_currency(question: _Question, parts: Parts) -> str | None:
+    counts: Counter[str | None] = Counter()
+    for row in _read(question, parts, lambda columns: sa.null()):
+        if row.value:
+            counts[row.currency] += int(row.number)
+    return min(counts, key=lambda currency: (-counts[currency], currency or ""), default=None)
+
+
 def get_leaderboard(
     state: AppState, action: str, *, since: Time | None, until: Time | None, limit: int
 ) -> list[tuple[t.Any, int | Decimal]]:
@@ -185,7 +218,7 @@ def _answer(question: _Question, previous: Stats | None = None) -> Stats:
     state, span, by, _, limit = question
     models, referrals = state.database.models, state.database.models.referrals
     keys: dict[str, Key] = {
-        "referral": lambda columns: columns.referral_id,
+        "referral": lambda columns: referrals.id,
         "owner": lambda columns: referrals.user_id,
         "label": lambda columns: referrals.label,
     }
@@ -195,9 +228,13 @@ def _answer(question: _Question, previous: Stats | None = None) -> Stats:
         totals = _group(by_day, lambda key: None).get(None, Totals())
         rows = _by_period(question, by_day)
     elif by in keys:
-        sums = _sum_up(question, keys[by])
+        parts, key = _find_parts(question), keys[by]
+        sums = _read(question, parts, key if limit is None else lambda columns: sa.null())
         totals = _group(sums, lambda key: None).get(None, Totals())
-        rows = _with_objects(question, _largest_first(_group(sums))[:limit])
+        if limit is not None:
+            narrowed = [*question.conditions, _is_largest(question, parts, key)]
+            sums = _read(question._replace(conditions=narrowed), parts, key)
+        rows = _with_objects(question, _largest_first(_group(sums)))
     else:
         totals = _group(_sum_up(question, lambda columns: sa.null())).get(None, Totals())
         if by is not None:
@@ -268,8 +305,25 @@ def _split(span: Span, until: datetime | None, zone: tzinfo) -> Parts:
 
 
 def _sum_up(question: _Question, key: Key) -> _Sums:
+    return _read(question, _find_parts(question), key)
+
+
+def _find_parts(question: _Question) -> Parts:
     until, zone_name = _read_watermark(question.state)
-    return _read(question, _split(question.span, until, load_zone(zone_name)), key)
+    return _split(question.span, until, load_zone(zone_name))
+
+
+def _is_largest(question: _Question, parts: Parts, key: Key) -> Condition:
+    """Return the condition that a key is one of those with most clicks. The database finds them, in one statement."""
+    sums = sum_up(question.state.database.models, parts, key, question.conditions).subquery().c
+    clicks = sa.func.sum(sa.case((sums.action == CLICK, sums.number), else_=0))
+    largest = sa.select(sums.key).group_by(sums.key)
+    largest = largest.order_by(clicks.desc(), sa.func.sum(sums.number).desc(), sums.key).limit(question.limit)
+    with question.state.reports.rows(largest) as rows:
+        keys = rows.scalars().all()
+    column = key(question.state.database.models.referrals)
+    is_none = column.is_(None) if None in keys else sa.false()
+    return sa.or_(column.in_(_literals([each for each in keys if each is not None])), is_none)
 
 
 def _sum_up_days(question: _Question) -> _Sums:

@@ -5,6 +5,7 @@ import typing as t
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 
 from .exceptions import InvalidValueError
 
@@ -30,6 +31,17 @@ class Actor(t.NamedTuple):
     visitor_key: str | None = None
     #: The time of the login that the visitor key is reserved for; later responses are not the user's.
     until: datetime | None = None
+
+
+class Amount(t.NamedTuple):
+    """What actions are worth in one currency, or without one, in words: ``1,234.50 EUR``."""
+
+    number: Decimal
+    currency: str | None
+
+    def __str__(self) -> str:
+        cents = round(self.number, 2)
+        return f"{cents if cents == self.number else self.number:,f} {self.currency or ''}".rstrip()
 
 
 class Anonymous:

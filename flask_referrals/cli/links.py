@@ -17,9 +17,10 @@ from ..reports import counts_of
 from ..state import AppState, current_state
 from ..targets import load_target
 from ..times import now
+from ..types import Amount
 from ..web.urls import REDIRECT_ENDPOINT, path_of, referral_url
 from .options import as_json, find_link, find_user, has_label, limit, time
-from .output import Amount, echo_json, echo_table, in_text, printable
+from .output import echo_json, echo_table, in_text, printable
 
 _RESPONSE_COLUMNS = (
     "id",

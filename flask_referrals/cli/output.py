@@ -14,20 +14,12 @@ from unicodedata import combining, east_asian_width
 
 import click
 
+from ..types import Amount
+
 #: The widest a table gets, in columns of a terminal.
 _MAX_WIDTH = 80
 #: The width below which a column of text does not shrink.
 _MIN_WIDTH = 6
-
-
-class Amount(t.NamedTuple):
-    """A sum of money, or of values without a currency."""
-
-    number: Decimal
-    currency: str | None
-
-    def __str__(self) -> str:
-        return f"{self.number:,.2f} {self.currency or ''}".rstrip()
 
 
 _NEVER_CUT = (int, Decimal, date, Amount)

@@ -6,8 +6,9 @@ from flask.cli import with_appcontext
 from ..actions import void_response
 from ..exceptions import InvalidValueError
 from ..state import current_state
+from ..types import Amount
 from .options import RESPONSE_ID, find_response
-from .output import Amount, in_text, printable
+from .output import in_text, printable
 
 
 @click.command()

@@ -15,10 +15,10 @@ from ..db.tables import ReferralColumns
 from ..exceptions import InvalidValueError
 from ..spreadsheets import csv_cell
 from ..state import AppState, current_state
-from ..stats import Totals, get_leaderboard, get_stats
-from ..types import CLICK
+from ..stats import Totals, get_leaderboard, get_stats, step_label
+from ..types import CLICK, Amount
 from .options import as_json, find_link, find_user, has_label, limit
-from .output import Amount, echo_json, echo_table, printable
+from .output import echo_json, echo_table, printable
 
 
 def _day(text: str) -> date:
@@ -134,7 +134,6 @@ def _name(key: t.Any) -> t.Any:
 def _table(state: AppState, by: str, rows: Sequence[tuple[t.Any, Totals]]) -> tuple[list[str], list[list[t.Any]]]:
     """Return the header and the lines of a table of the steps."""
     steps = state.settings.funnel
-    names = ("Clicks" if step == CLICK else step.capitalize().replace("_", " ") for step in steps)
     lines = [
         [
             "(none)" if key in (None, "") else key,
@@ -143,7 +142,7 @@ def _table(state: AppState, by: str, rows: Sequence[tuple[t.Any, Totals]]) -> tu
         ]
         for key, totals in rows
     ]
-    return [by.capitalize(), *names, "Value"], lines
+    return [by.capitalize(), *map(step_label, steps), "Value"], lines
 
 
 def _write_csv(by: str | None, rows: Sequence[tuple[t.Any, Totals]]) -> None:

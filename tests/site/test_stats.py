@@ -16,6 +16,7 @@ import time_machine
 from flask_referrals import InvalidValueError, Referral
 from flask_referrals.db.totals import roll_up
 from flask_referrals.state import current_state
+from flask_referrals.stats import rank_links, totals_of
 from tests.conftest import MakeHost
 from tests.host import Host, get_one, statements
 
@@ -80,6 +81,11 @@ class Model:
 
 def plain(totals: Any) -> dict[str, Any]:
     return {action: (total.count, dict(total.value)) for action, total in totals.items()}
+
+
+def sizes(stats: Any) -> list[tuple[int, int]]:
+    """The numbers by which rows are sorted."""
+    return [(totals["RESPONDED"].count, sum(each.count for each in totals.values())) for _, totals in stats.rows]
 
 
 class TestAgainstTheRows:
@@ -202,10 +208,37 @@ class TestAgainstTheRows:
                 assert {each: totals for each, totals in rows.items() if totals} == expected, (by, since, until)
                 if by in ("day", "week", "month"):
                     assert list(rows) == sorted(rows)
+                if by in ("referral", "owner", "label"):
+                    top = host.referrals.stats(since=since, until=until, by=by, limit=2, **options)
+                    assert plain(top.totals) == plain(stats.totals)
+                    assert sizes(top) == sizes(stats)[:2]
+                    assert all(plain(totals) == rows[each] for each, totals in top.rows)
+            self.compare_links(model, stored)
             people = {(row.action, row.person) for row in model.rows if is_counted(row) and not row.is_purged}
             assert stats.funnel == [
                 (step, sum(action == step for action, _ in people)) for step in ("RESPONDED", "SIGNED_UP", "PURCHASED")
             ]
+
+    def compare_links(self, model: Model, stored: Any) -> None:
+        """Compare the totals of links, and the numbers by which they are sorted, over all time."""
+        of_link = [
+            model.totals(lambda row, number=number: row.link == number and row.ignored is None)  # type: ignore[misc]
+            for number in range(len(stored))
+        ]
+        found = totals_of(current_state(), stored[:3])
+        assert [plain(found[each.id]) for each in stored[:3]] == of_link[:3]
+        sold = [row.currency for row in model.rows if row.ignored is None and row.value]
+        main = min(set(sold), key=lambda each: (-sold.count(each), each or ""), default=None)
+        for action in ("RESPONDED", "SIGNED_UP", None):
+            ranked = rank_links(current_state(), action)
+            with current_state().reports.rows(sa.select(ranked)) as rows:
+                numbers = {row.referral_id: row.number for row in rows}
+            for link, totals in zip(stored, of_link, strict=True):
+                if action is not None:
+                    expected = totals.get(action, (0, {}))[0]
+                else:
+                    expected = totals.get("PURCHASED", (0, {}))[1].get(main, 0)
+                assert Decimal(str(numbers.get(link.id, 0))) == expected
 
     def narrow(self, model: Model, stored: Any, users: Any, chance: random.Random) -> tuple[Any, Callable[[Row], bool]]:
         choices: list[tuple[Any, Callable[[Row], bool]]] = [
