@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flask import Flask, abort
 from flask.typing import ResponseReturnValue
-from flask_admin import Admin, AdminIndexView
+from flask_admin import Admin
 from flask_admin.contrib.sqla import ModelView
 from flask_login import current_user
 
-from flask_referrals.contrib.admin import add_views
+from flask_referrals.contrib.admin import InsightIndexView, add_views
 
 from .extensions import db, login
 from .models import Order, Product, User
@@ -26,11 +26,11 @@ class OnlyForAlice:
         abort(404)
 
 
-class Index(OnlyForAlice, AdminIndexView):  # type: ignore[misc]  # Flask-Admin has no types
+class Index(OnlyForAlice, InsightIndexView):
     pass
 
 
-class ReadOnly(OnlyForAlice, ModelView):  # type: ignore[misc]
+class ReadOnly(OnlyForAlice, ModelView):  # type: ignore[misc]  # Flask-Admin has no types
     can_create = can_edit = can_delete = False
     can_view_details = True
 

@@ -2,7 +2,7 @@
 
 import re
 import typing as t
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -42,6 +42,11 @@ class Amount(t.NamedTuple):
     def __str__(self) -> str:
         cents = round(self.number, 2)
         return f"{cents if cents == self.number else self.number:,f} {self.currency or ''}".rstrip()
+
+
+def amounts_of(sums: Mapping[str | None, Decimal]) -> list[Amount]:
+    """Return sums by currency as amounts, in the order of their currencies."""
+    return [Amount(sums[currency], currency) for currency in sorted(sums, key=lambda currency: currency or "")]
 
 
 class Anonymous:

@@ -3,7 +3,7 @@
 import csv
 import sys
 import typing as t
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 
@@ -16,7 +16,7 @@ from ..exceptions import InvalidValueError
 from ..spreadsheets import csv_cell
 from ..state import AppState, current_state
 from ..stats import Totals, get_leaderboard, get_stats, step_label
-from ..types import CLICK, Amount
+from ..types import CLICK, Amount, amounts_of
 from .options import as_json, find_link, find_user, has_label, limit
 from .output import echo_json, echo_table, printable
 
@@ -87,7 +87,7 @@ def stats(
         _write_csv(by, rows)
     elif by is None:
         order = dict.fromkeys([*state.settings.funnel, *found.totals])
-        lines = [[action, found.totals[action].count, _amounts(found.totals[action].value)] for action in order]
+        lines = [[action, found.totals[action].count, amounts_of(found.totals[action].value)] for action in order]
         echo_table(["Action", "Count", "Value"], lines, empty="")
     else:
         header, lines = _table(state, by, rows)
@@ -138,7 +138,7 @@ def _table(state: AppState, by: str, rows: Sequence[tuple[t.Any, Totals]]) -> tu
         [
             "(none)" if key in (None, "") else key,
             *(totals[step].count for step in steps),
-            _amounts(totals.value),
+            amounts_of(totals.value),
         ]
         for key, totals in rows
     ]
@@ -160,8 +160,3 @@ def _as_dict(totals: Totals) -> dict[str, t.Any]:
         action: {"count": each.count, "value": {currency or "": str(amount) for currency, amount in each.value.items()}}
         for action, each in totals.items()
     }
-
-
-def _amounts(value: Mapping[str | None, Decimal]) -> list[Amount]:
-    """Return the sums by currency."""
-    return [Amount(amount, currency) for currency, amount in sorted(value.items(), key=lambda item: item[0] or "")]

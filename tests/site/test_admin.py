@@ -3,7 +3,8 @@
 import re
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ from example_app import create_app
 from example_app.demo import add_data
 from example_app.extensions import db
 from flask_referrals import ConfigurationError, Referral, Referrals
-from flask_referrals.contrib.admin import ReferralAdmin, ReferralResponseAdmin, add_views
+from flask_referrals.contrib.admin import InsightIndexView, ReferralAdmin, ReferralResponseAdmin, add_views
 from flask_referrals.models import set_loaded_target
 from flask_referrals.state import current_state
 from flask_referrals.targets import load_targets
 from tests.conftest import MakeHost
-from tests.host import Host, get_one, make_host, statements
+from tests.host import Host, get_one, make_host, sent_by_requests, statements
 from tests.site.helpers import call_by_name
 
 LINKS, RESPONSES = "/admin/referral/", "/admin/referralresponse/"
@@ -361,7 +362,7 @@ def test_referrer_that_is_no_web_address_is_no_link(host: Host, client: FlaskCli
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [("9", "9.00 GBP"), ("8.5", "8.50 GBP"), ("0.0001", "0.0001 GBP"), ("-1200", "-1200.00 GBP")]
+    ("value", "text"), [("9", "9.00 GBP"), ("8.5", "8.50 GBP"), ("0.0001", "0.0001 GBP"), ("-1200", "-1,200.00 GBP")]
 )
 def test_value_is_shown_as_money(host: Host, client: FlaskClient, value: str, text: str) -> None:
     with host.app.app_context():
@@ -405,6 +406,285 @@ def test_page_costs_the_same_statements_whatever_its_length(
         assert len(cells(page, "created_at")) == min(100, per_link * (50 if counts else 5))
         counts.append(len(sent))
     assert counts[0] == counts[1] <= 5
+
+
+class TestNumbersOfLinks:
+    """The columns of the funnel's steps and of the value, and the lists sorted by them."""
+
+    #: By code: clicks, sign-ups, euros, and pounds. Two links are equal by each number, and three without any.
+    LINKS = {
+        "a": (3, 0, [], []),
+        "b": (1, 2, ["2.5"], ["100"]),
+        "c": (3, 2, ["0.1", "0.2"], []),
+        "d": (0, 1, ["0.3"], ["5"]),
+        "e": (0, 0, ["-1"], []),
+        "f": (0, 0, [], []),
+    }
+
+    @pytest.fixture
+    def host(self, new_host: MakeHost) -> Host:
+        host = new_host(REFERRALS_FUNNEL=("RESPONDED", "SIGNED_UP"))
+        add_views(Admin(host.app))
+        today, old = datetime.now(timezone.utc), datetime.now(timezone.utc) - timedelta(days=3)
+        with host.app.app_context():
+            for code, (clicks, signups, euros, pounds) in self.LINKS.items():
+                link = Referral.create(f"/{code}", code=code)
+                for number in range(clicks):
+                    respond(host, link, "RESPONDED", created_at=(old, today)[number % 2])
+                for number in range(signups):
+                    respond(host, link, "SIGNED_UP", created_at=(today, old)[number % 2])
+                for currency, values in (("EUR", euros), ("GBP", pounds)):
+                    for value in values:
+                        respond(host, link, "BOUGHT", value=Decimal(value), currency=currency, created_at=old)
+                respond(host, link, "RESPONDED", ignored="bot", created_at=old)
+        return host
+
+    ORDERS = (("response_count", "defbac"), ("count:SIGNED_UP", "aefdbc"), ("total_value", "eafcdb"))
+
+    @pytest.mark.parametrize("is_rolled_up", [False, True])
+    def test_columns_show_each_step_and_the_value(self, host: Host, client: FlaskClient, is_rolled_up: bool) -> None:
+        if is_rolled_up:
+            roll_up_days(host)
+        for page in (get(client, LINKS, sort="1"), get(client, LINKS, sort="1", page_size="2", page="0")):
+            shown = len(cells(page, "code"))
+            assert [words(cell) for cell in cells(page, "response_count")] == ["3", "1", "3", "0", "0", "0"][:shown]
+            assert cells(page, "count:SIGNED_UP") == ["0", "2", "2", "1", "0", "0"][:shown]
+        values = ["", "2.50 EUR<br>100.00 GBP", "0.30 EUR", "0.30 EUR<br>5.00 GBP", "-1.00 EUR", ""]
+        assert cells(get(client, LINKS, sort="1"), "total_value") == values
+        found = details(get(client, f"{LINKS}details/", id="2"))
+        assert (words(found["Clicks"]), found["Signed up"], found["Value"]) == ("1", "2", "2.50 EUR<br>100.00 GBP")
+
+    @pytest.mark.parametrize("is_rolled_up", [False, True])
+    @pytest.mark.parametrize(("column", "expected"), ORDERS)
+    def test_list_is_sorted_by_each(
+        self, host: Host, client: FlaskClient, column: str, expected: str, is_rolled_up: bool
+    ) -> None:
+        if is_rolled_up:
+            roll_up_days(host)
+        in_order = list(expected)
+        sort = sort_number(get(client, LINKS), column)
+        assert cells(get(client, LINKS, sort=sort), "code") == in_order
+        assert cells(get(client, LINKS, sort=sort, desc="1"), "code") == in_order[::-1]
+        pages = [cells(get(client, LINKS, sort=sort, page_size="2", page=page), "code") for page in "012"]
+        assert [code for page in pages for code in page] == in_order
+        assert cells(get(client, LINKS, sort=sort, search="=c"), "code") == ["c"]
+        assert cells(get(client, LINKS, sort=sort, flt0_target_type_empty="0"), "code") == []
+
+    def test_number_of_statements_is_fixed(self, host: Host, client: FlaskClient) -> None:
+        page = get(client, LINKS)
+        for column, _ in self.ORDERS:
+            numbers = []
+            for size in ("1", "6"):
+                with sent_by_requests(host) as sent:
+                    get(client, LINKS, sort=sort_number(page, column), page_size=size)
+                numbers.append(len(sent))
+            assert numbers[0] == numbers[1] <= 6
+
+    def test_host_names_its_own_columns(self, new_host: MakeHost) -> None:
+        class Own(ReferralAdmin):
+            column_list = ("code", "funnel")
+            column_labels = {"count:SIGNED_UP": "Friends"}
+            column_sortable_list = ("code",)
+
+        host = new_host()
+        Admin(host.app).add_view(Own(host.app, endpoint="own"))
+        page = get(host.client(), "/admin/own/")
+        assert re.findall(r'class="column-header col-(\S+)"', page) == ["code", "count:SIGNED_UP", "count:PURCHASED"]
+        assert "Friends" in page
+        assert re.findall(r"[?&;]sort=(\d)", page) == ["0"]
+
+
+def roll_up_days(host: Host) -> None:
+    assert host.app.test_cli_runner().invoke(args=["referrals", "rollup"]).exit_code == 0
+
+
+def sort_number(page: str, column: str) -> str:
+    """The number of a column in the query that sorts by it."""
+    columns = re.findall(r'class="column-header col-(\S+)"', page)
+    return str(columns.index(column))
+
+
+class TestVoid:
+    """The form that voids a response."""
+
+    VOID = f"{RESPONSES}void/"
+
+    @pytest.fixture
+    def host(self, new_host: MakeHost) -> Host:
+        host = new_host()
+        add_views(Admin(host.app))
+        with host.app.app_context():
+            respond(host, Referral.create("/", code="one"), "BOUGHT", value=9, currency="GBP")
+        return host
+
+    def ignored(self, host: Host) -> list[str | None]:
+        with host.app.app_context():
+            return [response.ignored for response in host.responses()]
+
+    def test_keeps_the_reason_and_leads_back_to_the_list(self, host: Host, client: FlaskClient) -> None:
+        (link,) = re.findall(r'href="([^"]*/void/[^"]*)" title="Void"', get(client, RESPONSES, sort="0", desc="1"))
+        page = get(client, unescape(link))
+        assert 'href="/admin/referral/details/?id=1"' in page and "9.00 GBP" in page
+        data = {"csrf_token": token(page), "reason": f"refund {SCRIPT}"}
+        answer = client.post(unescape(link), data=data)
+        assert (answer.status_code, answer.location) == (302, f"{RESPONSES}?sort=0&desc=1&page_size=50")
+        page = get(client, answer.location)
+        assert "The response 1 is void." in page
+        assert "/void/?id=" not in page  # neither can be voided again
+        with host.app.app_context():
+            voided, record = host.responses()
+            assert (voided.ignored, record.action) == ("void", "VOIDED")
+            assert record.params == {"response": 1, "reason": f"refund {SCRIPT}", "ignored": None}
+        page = get(client, f"{RESPONSES}details/", id="2")
+        assert SCRIPT not in page and ESCAPED in page
+
+    def test_reading_the_form_changes_nothing(self, host: Host, client: FlaskClient) -> None:
+        get(client, self.VOID, id="1", reason="fraud")
+        assert self.ignored(host) == [None]
+
+    @pytest.mark.parametrize(
+        ("reason", "words"),
+        [
+            ("", "This field is required."),
+            (" ", "The reason must be printable text, and not empty."),
+            ("\u2003", "The reason must be printable text, and not empty."),
+            ("a\x1b[2J", "The reason must be printable text, and not empty."),
+            ("x" * 201, "Field cannot be longer than 200 characters."),
+        ],
+    )
+    def test_reason_that_is_refused_is_shown_with_the_error(
+        self, host: Host, client: FlaskClient, reason: str, words: str
+    ) -> None:
+        page = get(client, self.VOID, id="1")
+        answer = client.post(f"{self.VOID}?id=1", data={"csrf_token": token(page), "reason": reason})
+        assert (answer.status_code, words in answer.text) == (200, True)
+        assert self.ignored(host) == [None]
+
+    def test_hostile_reason_is_escaped(self, host: Host, client: FlaskClient) -> None:
+        page = get(client, self.VOID, id="1")
+        data = {"csrf_token": token(page), "reason": f'">{SCRIPT}\n'}
+        assert "<script>alert" not in client.post(f"{self.VOID}?id=1", data=data).text
+        assert client.post(f"{self.VOID}?id=1", data={**data, "reason": "a\0"}).status_code == 400
+
+    def test_another_site_cannot_void(self, host: Host, client: FlaskClient) -> None:
+        get(client, self.VOID, id="1")
+        for data in ({"reason": "fraud"}, {"reason": "fraud", "csrf_token": "wrong"}):
+            client.post(f"{self.VOID}?id=1", data=data)
+        assert self.ignored(host) == [None]
+
+    def test_what_is_void_or_missing_leads_back_with_a_message(self, host: Host, client: FlaskClient) -> None:
+        csrf = token(get(client, self.VOID, id="1"))
+        for reason in ("first", "second"):
+            client.post(f"{self.VOID}?id=1", data={"csrf_token": csrf, "reason": reason})
+        assert "This response is void already." in get(client, RESPONSES)
+        assert self.ignored(host) == ["void", "void"]
+        for key in ("9", "x", ""):
+            assert client.get(self.VOID, query_string={"id": key}).location == RESPONSES
+            assert "There is no such response." in get(client, RESPONSES)
+        assert client.get(self.VOID, query_string={"id": "1", "url": "https://evil.example/"}).location == RESPONSES
+
+    def test_is_for_those_whom_the_admin_lets_in(self, new_host: MakeHost) -> None:
+        host = new_host()
+        add_views(Admin(host.app, index_view=OnlyForOlga()))
+        with host.app.app_context():
+            respond(host, Referral.create("/"), "BOUGHT")
+        client = host.client()
+        for name, status in (("mia", 404), ("olga", 200)):
+            client.post("/signup", data={"name": name})
+            assert client.get(self.VOID, query_string={"id": "1"}).status_code == status
+            assert client.post(f"{self.VOID}?id=1", data={"reason": "fraud"}).status_code == status
+        assert self.ignored(host)[0] is None
+
+
+class TestInsight:
+    """The admin's home with the numbers of 30 days."""
+
+    def new_admin(self, host: Host, index: Any = InsightIndexView) -> FlaskClient:
+        add_views(Admin(host.app, index_view=index()))
+        return host.client()
+
+    @pytest.mark.parametrize("is_rolled_up", [False, True])
+    def test_compares_30_days_with_the_30_before(self, new_host: MakeHost, is_rolled_up: bool) -> None:
+        host = new_host()
+        client = self.new_admin(host)
+        today = datetime.now(timezone.utc)
+        with host.app.app_context():
+            olga = host.user("olga")
+            link, other = Referral.create("/", olga, code="olga-1"), Referral.create("/", code="poster")
+            for days in (0, 29, 29, 29):
+                respond(host, link, "RESPONDED", created_at=today - timedelta(days=days))
+            for days in (2, 30, 59, 60):
+                respond(host, other, "RESPONDED", created_at=today - timedelta(days=days))
+            respond(host, link, "SIGNED_UP", created_at=today - timedelta(days=1))
+            respond(
+                host, link, "PURCHASED", value=Decimal("1234.5"), currency="EUR", created_at=today - timedelta(days=1)
+            )
+            respond(host, link, "PURCHASED", value=5, currency="GBP", created_at=today - timedelta(days=40))
+        if is_rolled_up:
+            roll_up_days(host)
+        page = get(client, "/admin/")
+        cards = re.findall(r'<div class="card-body">(.*?)</div>', page, re.DOTALL)
+        assert [" ".join(words(card).split()) for card in cards] == [
+            "Clicks 5 before: 2 (+150%)",
+            "Signed up 1 before: 0",
+            "Purchased 1 before: 1 (+0%)",
+            "Value 1,234.50 EUR before: 0.00 EUR 0.00 GBP before: 5.00 GBP (-100%)",
+            "Conversion 20.0% Signed up before: 0.0% 20.0% Purchased before: 50.0%",
+        ]
+        tables = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
+        assert [words(table).split() for table in tables] == [
+            ["olga-1", "4", "1", "1", "1,234.50", "EUR", "poster", "1", "0", "0"],
+            ["<User", "1>", "4", "1", "1", "1,234.50", "EUR"],
+        ]
+        assert 'href="/admin/referral/details/?id=1"' in page
+
+    def test_says_that_nothing_was_counted(self, new_host: MakeHost) -> None:
+        page = get(self.new_admin(new_host()), "/admin/")
+        assert page.count("Nothing was counted in this period.") == 2
+        assert "before: -" in page  # no conversion without clicks
+
+    def test_escapes_what_others_wrote(self, new_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        host = new_host(REFERRALS_FUNNEL=("RESPONDED", SCRIPT))
+        call_by_name(monkeypatch, host.User)
+        client = self.new_admin(host)
+        with host.app.app_context():
+            respond(host, Referral.create("/", host.user(SCRIPT)), "RESPONDED", value=1, currency="<b>")
+        page = get(client, "/admin/")
+        assert "<script>alert" not in page.lower() and "<b>" not in page
+        assert ESCAPED in page
+
+    def test_number_of_statements_is_fixed(self, new_host: MakeHost) -> None:
+        host = new_host()
+        client = self.new_admin(host)
+        numbers = []
+        for more in (2, 20):
+            with host.app.app_context():
+                fill(host, more)
+            with sent_by_requests(host) as sent:
+                get(client, "/admin/")
+            numbers.append(len(sent))
+        assert numbers[0] == numbers[1] <= 14
+
+    def test_is_for_those_whom_the_host_lets_in(self, new_host: MakeHost) -> None:
+        class Home(OnlyForOlga, InsightIndexView):
+            pass
+
+        host = new_host()
+        client = self.new_admin(host, Home)
+        for name, status in (("mia", 404), ("olga", 200)):
+            client.post("/signup", data={"name": name})
+            assert client.get("/admin/").status_code == status
+
+    def test_open_page_is_reported(self, sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+        host = make_host(sqlite_url, TESTING=False)
+        self.new_admin(host)
+        assert "admin page 'Home' is open to everybody" in caplog.text
+        report = host.app.test_cli_runner().invoke(args=["referrals", "doctor"]).stdout
+        assert "Everybody can open the pages Home, Links, Responses:" in report
+
+    def test_needs_the_referrals(self) -> None:
+        with pytest.raises(ConfigurationError, match="init_app"):
+            Admin(Flask("bare"), index_view=InsightIndexView())
 
 
 def test_targets_are_links_to_their_own_views(new_host: MakeHost) -> None:

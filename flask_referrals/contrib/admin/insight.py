@@ -1,0 +1,93 @@
+"""The admin's home: what came of the links in the last 30 days."""
+
+import typing as t
+from datetime import timedelta
+from decimal import Decimal
+
+from flask_admin import AdminIndexView, expose
+
+from ...extension import current_referrals
+from ...state import current_state
+from ...stats import Stats, Totals, step_label
+from ...times import now
+from ...types import CLICK, Amount, amounts_of
+from .base import Page
+
+_DAYS = 30
+_ROWS = 10
+
+
+class _Line(t.NamedTuple):
+    """A number of a card, and what it was in the period before."""
+
+    text: str
+    before: str
+    #: How much it has changed, such as ``+12 %``; empty if it was zero.
+    change: str = ""
+    name: str = ""
+
+
+class InsightIndexView(Page, AdminIndexView):  # type: ignore[misc]  # Flask-Admin has no types
+    """The admin's home with the numbers of the last 30 days, beside those of the 30 days before.
+
+    Give it to ``Admin(app, index_view=...)`` after ``referrals.init_app(app)``, and override ``is_accessible``:
+    Flask-Admin lets everybody in. The template ``referrals/admin/insight.html`` has a block for each part.
+    """
+
+    def is_open(self) -> bool:
+        """Return whether everybody may open the page: its class has no access check of its own."""
+        return not self.has_own_check(InsightIndexView)
+
+    @expose()  # type: ignore[untyped-decorator]
+    def index(self) -> str:
+        """Show the numbers, the links with most clicks and the users whose links have most clicks."""
+        state = current_state()
+        until = now().astimezone(state.database.zone).date()
+        since = until - timedelta(days=_DAYS - 1)
+        stats = current_referrals.stats(since=since, until=until, compare=True)
+        links = current_referrals.stats(since=since, until=until, by="referral", limit=_ROWS).rows
+        # Links without an owner are one row, which is left out.
+        owners = current_referrals.stats(since=since, until=until, by="owner", limit=_ROWS + 1).rows
+        page: str = self.render(
+            "referrals/admin/insight.html",
+            since=since,
+            until=until,
+            stats=stats,
+            cards=_cards(stats, state.settings.funnel),
+            links=[(self.link_to(link, link.code), totals) for link, totals in links],
+            owners=[(self.link_to(owner), totals) for owner, totals in owners if owner is not None][:_ROWS],
+            amounts_of=amounts_of,
+            steps=[(step, step_label(step)) for step in state.settings.funnel],
+        )
+        return page
+
+
+def _cards(stats: Stats, steps: t.Sequence[str]) -> dict[str, list[_Line]]:
+    """Return the lines of each card: the steps, the values by currency, and the conversion of each further step."""
+    before = t.cast(Stats, stats.previous)
+    cards = {step_label(step): [_count(stats.totals, before.totals, step)] for step in steps}
+    values, earlier = (period.totals.value for period in (stats, before))
+    cards["Value"] = []
+    for currency in sorted({*values, *earlier}, key=lambda currency: currency or ""):
+        sums = [each.get(currency, Decimal(0)) for each in (values, earlier)]
+        text, text_before = (str(Amount(each, currency)) for each in sums)
+        cards["Value"].append(_Line(text, text_before, _change(*sums)))
+    cards["Conversion"] = [
+        _Line(_percent(stats.conversion(step)), _percent(before.conversion(step)), name=step_label(step))
+        for step in steps
+        if step != CLICK
+    ]
+    return cards
+
+
+def _count(totals: Totals, before: Totals, step: str) -> _Line:
+    numbers = totals[step].count, before[step].count
+    return _Line(f"{numbers[0]:,}", f"{numbers[1]:,}", _change(*numbers))
+
+
+def _change(number: Decimal | int, before: Decimal | int) -> str:
+    return f"{(Decimal(number) - before) / abs(Decimal(before)):+.0%}" if before else ""
+
+
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.1%}"
