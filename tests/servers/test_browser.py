@@ -180,5 +180,44 @@ def test_admin_lists_searches_filters_and_opens(browser: webdriver.Chrome, shop:
     assert link in browser.find_element(By.TAG_NAME, "table").text
 
 
+#: What Flask-Admin's own pages do under the shop's Content-Security-Policy, and what every page lacks.
+FLASK_ADMINS_OWN = ("data:image/svg+xml", "inline event handler", "/favicon.ico")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_admin_shows_the_numbers_and_voids_a_click(browser: webdriver.Chrome, shop: str, width: int) -> None:
+    log_in(browser, shop)
+    link = make_link(browser)
+    browser.delete_all_cookies()
+    browser.get(link)
+    browser.delete_all_cookies()
+    log_in(browser, shop)
+    browser.get_log("browser")  # type: ignore[no-untyped-call]
+    screen = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+
+    def check_page() -> None:
+        fits = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+        assert browser.execute_script(fits)
+        for message in browser.get_log("browser"):  # type: ignore[no-untyped-call]
+            assert any(words in message["message"] for words in FLASK_ADMINS_OWN), message
+
+    browser.get(f"{shop}/admin/")
+    check_page()
+    assert browser.find_element(By.CLASS_NAME, "card-body").text == "Clicks\n1\nbefore: 0"
+    assert link.rpartition("/")[2] in browser.find_element(By.CSS_SELECTOR, "tbody").text
+
+    browser.get(f"{shop}/admin/referralresponse/")
+    browser.find_element(By.CSS_SELECTOR, "a[title=Void]").click()
+    WebDriverWait(browser, 10).until(lambda _: "/void/" in browser.current_url)
+    check_page()
+    browser.find_element(By.NAME, "reason").send_keys("a fraud\n")
+    WebDriverWait(browser, 10).until(lambda _: "/void/" not in browser.current_url)
+    assert "is void." in browser.find_element(By.CLASS_NAME, "alert-success").text
+    assert [row.find_element(By.CSS_SELECTOR, ".col-ignored").text for row in rows(browser)] == ["void", "void"]
+    browser.get(f"{shop}/admin/")
+    assert browser.find_element(By.CLASS_NAME, "card-body").text == "Clicks\n0\nbefore: 0"
+
+
 def rows(browser: webdriver.Chrome) -> list[WebElement]:
     return browser.find_elements(By.CSS_SELECTOR, "table.model-list tbody tr")

@@ -105,7 +105,6 @@ def test_list_of_links(host: Host, client: FlaskClient) -> None:
     assert [words(cell) for cell in cells(page, "target")] == ["", "<Product 1>"]
     assert cells(page, "created_at") == ["2026-07-01 00:00:00", "2026-01-31 00:00:00"]
     assert cells(page, "expired_at") == ["", "2026-03-01 00:00:00"]
-    assert words(cells(page, "url")[1]) == "http://localhost/referrals/olga-1"
     assert [words(cell) for cell in cells(page, "response_count")] == ["0", "1"]  # one is ignored, one is a click
 
 
@@ -226,6 +225,7 @@ def test_response_opens_with_all_but_the_visitors_key(host: Host, client: FlaskC
 def test_link_opens(client: FlaskClient) -> None:
     found = details(get(client, f"{LINKS}details/", id="1"))
     assert (found["Code"], words(found["Clicks"]), found["Expires (UTC)"]) == ("olga-1", "1", "2026-03-01 00:00:00")
+    assert words(found["URL"]) == "http://localhost/referrals/olga-1"
 
 
 @pytest.mark.parametrize("key", ["5", "abc", "9" * 30, "", "1,2"])
@@ -449,10 +449,10 @@ class TestNumbersOfLinks:
             shown = len(cells(page, "code"))
             assert [words(cell) for cell in cells(page, "response_count")] == ["3", "1", "3", "0", "0", "0"][:shown]
             assert cells(page, "count:SIGNED_UP") == ["0", "2", "2", "1", "0", "0"][:shown]
-        values = ["", "2.50 EUR<br>100.00 GBP", "0.30 EUR", "0.30 EUR<br>5.00 GBP", "-1.00 EUR", ""]
-        assert cells(get(client, LINKS, sort="1"), "total_value") == values
+        values = ["", "2.50 EUR100.00 GBP", "0.30 EUR", "0.30 EUR5.00 GBP", "-1.00 EUR", ""]
+        assert [words(cell) for cell in cells(get(client, LINKS, sort="1"), "total_value")] == values
         found = details(get(client, f"{LINKS}details/", id="2"))
-        assert (words(found["Clicks"]), found["Signed up"], found["Value"]) == ("1", "2", "2.50 EUR<br>100.00 GBP")
+        assert [words(found[name]) for name in ("Clicks", "Signed up", "Value")] == ["1", "2", values[1]]
 
     @pytest.mark.parametrize("is_rolled_up", [False, True])
     @pytest.mark.parametrize(("column", "expected"), ORDERS)

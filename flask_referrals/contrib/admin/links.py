@@ -34,7 +34,8 @@ def _format_count(view: "ReferralAdmin", context: t.Any, row: t.Any, name: str) 
 
 
 def _format_value(view: "ReferralAdmin", context: t.Any, row: t.Any, name: str) -> str:
-    return Markup("<br>").join(map(str, amounts_of(_totals(row).value)))
+    amounts = Markup("<br>").join(map(str, amounts_of(_totals(row).value)))
+    return Markup('<span class="text-nowrap">{}</span>').format(amounts)
 
 
 class ReferralAdmin(RecordView):
@@ -60,9 +61,8 @@ class ReferralAdmin(RecordView):
         "target",
         "expired_at",
         "created_at",
-        "url",
     )
-    column_details_list: t.Any = column_list
+    column_details_list: t.Any = (*column_list, "url")
     column_filters: t.Any = ("target_type", "created_at", "expired_at", "label")
     column_labels: t.Any = {
         "redirect_to": "Redirects to",
