@@ -119,7 +119,7 @@ class TestManners:
             with host.app.app_context():
                 add_links(host, find_user(host, "staff"), number)
             sent.append([self.count_statements(host, page) for page in pages])
-        assert sent[0] == sent[1] and max(sent[0]) <= 10
+        assert sent[0] == sent[1] and max(sent[0]) <= 12
 
     def count_statements(self, host: Host, page: str) -> int:
         client = log_in(host, "staff")
