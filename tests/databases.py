@@ -17,6 +17,9 @@ SERVERS = {
 }
 NAMES = ("sqlite", *SERVERS)
 
+#: Marks a test that shows nothing about the statements, such as a refused argument: it runs on SQLite alone.
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def unavailable(reason: str) -> None:
     """Skip a test for what is missing on this machine; with CI set, nothing may be missing."""

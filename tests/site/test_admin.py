@@ -29,6 +29,7 @@ from flask_referrals.models import set_loaded_target
 from flask_referrals.state import current_state
 from flask_referrals.targets import load_targets
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import Host, get_one, make_host, sent_by_requests, statements
 from tests.site.helpers import call_by_name
 
@@ -352,6 +353,7 @@ def test_everything_is_escaped(new_host: MakeHost, monkeypatch: pytest.MonkeyPat
             assert page.count(ESCAPED) >= least
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     "referrer", ["javascript:alert(1)", "JaVaScript://%0aalert(1)", "data:text/html,x", "http", "/x"]
 )
@@ -361,6 +363,7 @@ def test_referrer_that_is_no_web_address_is_no_link(host: Host, client: FlaskCli
     assert cells(get(client, RESPONSES), "http_referrer") == [referrer]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("value", "text"), [("9", "9.00 GBP"), ("8.5", "8.50 GBP"), ("0.0001", "0.0001 GBP"), ("-1200", "-1,200.00 GBP")]
 )

@@ -24,6 +24,7 @@ from flask_referrals import Referral
 from flask_referrals.cli import group
 from flask_referrals.cli.commands import COMMANDS
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import Host, follow, make_host, statements
 
 Run = Callable[..., Result]
@@ -83,6 +84,7 @@ class TestCreate:
         assert (row["code"], row["expired_at"]) == ("first", None)
         assert run("create", "/", "--code", "first").exit_code == 0
 
+    @on_sqlite
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [

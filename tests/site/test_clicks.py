@@ -13,6 +13,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_referrals import Referral
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import Host, follow, make_host, statements, stored_by
 
 
@@ -87,6 +88,7 @@ def test_malformed_code_is_not_looked_up(host: Host, client: FlaskClient) -> Non
     assert sent == []
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
@@ -111,6 +113,7 @@ def test_head_request_is_not_counted(host: Host, client: FlaskClient, code: str)
     assert ignored(host) == ["head"]
 
 
+@on_sqlite
 @pytest.mark.parametrize("header", ["Sec-Purpose", "Purpose", "X-Moz"])
 def test_prefetch_is_refused_so_that_the_click_comes_later(
     host: Host, client: FlaskClient, code: str, header: str
@@ -170,6 +173,7 @@ def test_expired_link_leads_on_and_records_nothing(host: Host, client: FlaskClie
     assert ignored(host) == []
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
@@ -238,6 +242,7 @@ def test_what_is_kept_of_the_referrer_is_a_setting(new_host: MakeHost, storage: 
         assert [response.http_referrer for response in host.responses()] == [kept]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("referrer", "kept"),
     [
@@ -255,6 +260,7 @@ def test_app_is_kept_as_the_referrer_and_a_script_is_not(
         assert [response.http_referrer for response in host.responses()] == [kept]
 
 
+@on_sqlite
 class TestLocation:
     """Where a click leads."""
 

@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 
 from flask_referrals import InvalidValueError, Referral, ReferralResponse
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import Host, follow, in_parallel
 
 
@@ -177,6 +178,7 @@ class TestCampaign:
             (response,) = host.responses()
             assert response.params == {"utm_source": "mail", "sub": "x" * 100}
 
+    @on_sqlite
     @pytest.mark.parametrize(
         ("query", "location"),
         [

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from flask_referrals import CodeTakenError, InvalidValueError, Referral, ReferralsError
+from tests.databases import on_sqlite
 from tests.host import Host, in_parallel, statements
 from tests.pages import snippet
 
@@ -144,6 +145,7 @@ def test_generator_that_makes_no_code_is_an_error(host: Host) -> None:
         Referral.create("/")
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [

@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 
 from flask_referrals import Referral
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import Host
 from tests.site.helpers import needs_flask_31
 
@@ -432,6 +433,7 @@ class TestTarget:
         ):
             self.assert_refusal(host, member, forged, refusal)
 
+    @on_sqlite
     @pytest.mark.parametrize("payload", [None, 1, "product", [], ["product"], ["product", "1", "2"], {"product": "1"}])
     def test_alien_target(self, host: Host, member: FlaskClient, payload: Any, refusal: str) -> None:
         signed = URLSafeSerializer(str(host.app.secret_key), salt="flask-referrals.target").dumps(payload)
@@ -450,6 +452,7 @@ class TestTarget:
         assert member.post("/referrals/", json={"redirect_to": "/", "target": token}).status_code == 200
 
 
+@on_sqlite
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_other_method_is_not_allowed(host: Host, member: FlaskClient, method: str) -> None:
     assert member.open("/referrals/", method=method, json={"redirect_to": "/tea"}).status_code == 405

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from flask_referrals import Referral
 from flask_referrals.cli import export as exports
 from flask_referrals.state import current_state
+from tests.databases import on_sqlite
 from tests.host import Host, follow, statements
 
 FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx"]
@@ -82,6 +83,7 @@ def test_visitors_keys_stay_here(host: Host, format_: str) -> None:
     assert "session_key" not in text
 
 
+@on_sqlite
 @pytest.mark.parametrize("value", ["a;=1", "a\n=1", 'a;"=1', " =1", "x\t-1", "\n\n+1", "a;\uff1d1", "a; @b"])
 def test_formulas_stay_texts_under_any_separator(host: Host, value: str) -> None:
     with host.app.app_context():
@@ -93,12 +95,14 @@ def test_formulas_stay_texts_under_any_separator(host: Host, value: str) -> None
         assert [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\uff1d"))] == []
 
 
+@on_sqlite
 def test_control_characters_are_replaced_in_csv(host: Host) -> None:
     with host.app.app_context():
         Referral.create("/", label="\x1b]0;x\x07\x9b\x7fa\tb")
     assert as_csv(export(host, "referrals"))[0]["label"] == "\ufffd]0;x\ufffd\ufffd\ufffda\tb"
 
 
+@on_sqlite
 @pytest.mark.parametrize("formula", FORMULAS)
 def test_formulas_are_texts_in_a_spreadsheet(host: Host, formula: str) -> None:
     with host.app.app_context():

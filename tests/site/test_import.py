@@ -18,6 +18,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from flask_referrals import Referral, ReferralMixin, ReferralResponse, ReferralResponseMixin
 from flask_referrals.contrib.pinax import Options, import_pinax, read_json
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import Host, statements
 from tests.site.helpers import CONFLICT, declare_on, failing
 
@@ -267,6 +268,7 @@ class TestTargets:
 class TestBroken:
     """What cannot be imported is named with its number, and the rest goes in."""
 
+    @on_sqlite
     @pytest.mark.parametrize(
         ("row", "reason"),
         [
@@ -305,6 +307,7 @@ class TestBroken:
         assert "Records refused: 1.\n" in result.stdout
         assert (list(links(host)), len(responses(host))) == (["code-1"], 1)
 
+    @on_sqlite
     @pytest.mark.parametrize(
         "broken",
         [

@@ -15,6 +15,7 @@ from itsdangerous import URLSafeSerializer
 
 from flask_referrals import InvalidValueError, Referral, ReferralResponse, Referrals
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import Host, statements
 
 #: One byte, four bytes, and two characters that are seen as one.
@@ -88,6 +89,7 @@ class TestArgument:
             stored: Any = host.db.session.scalars(newest).one()
             assert (stored["reason"] if name == "reason" else stored) == value
 
+    @on_sqlite
     def test_is_refused_by_name_over_its_limit(self, host: Host, name: str) -> None:
         prepare, limit, start, _ = ARGUMENTS[name]
         for value in (text(unit, length, start) for unit in UNITS for length in (limit + 1, limit * 10)):

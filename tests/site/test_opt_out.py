@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 
 from flask_referrals import Referral, ReferralResponse
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import Host, follow
 
 SIGNALS = [{"Sec-GPC": "1"}, {"DNT": "1"}]
@@ -70,6 +71,7 @@ def test_member_who_opts_out_later_is_credited_but_not_described(host: Host, cli
     assert [row.ip_address for row in rows(host)] == ["127.0.0.0", "127.0.0.0", None]
 
 
+@on_sqlite
 @pytest.mark.parametrize("headers", [{}, {"Sec-GPC": "0"}, {"DNT": "0"}, {"Sec-GPC": "yes"}])
 def test_others_are_recognised(client: FlaskClient, code: str, headers: dict[str, str]) -> None:
     assert "Set-Cookie" in client.get(f"/referrals/{code}", headers=headers).headers

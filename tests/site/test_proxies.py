@@ -9,6 +9,7 @@ from sqlalchemy.orm import aliased, joinedload
 from werkzeug.exceptions import NotFound
 
 from flask_referrals import ConfigurationError, Referral, ReferralMixin, ReferralResponse, Referrals, current_referrals
+from tests.databases import on_sqlite
 from tests.host import Host, get_one, make_host
 
 
@@ -143,6 +144,7 @@ USES: dict[str, Any] = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize("use", USES)
 def test_outside_an_app_context_the_usual_error(host: Host, use: str) -> None:
     with pytest.raises(RuntimeError, match=r"^Working outside of application context\."):

@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 
 from flask_referrals import InvalidValueError, Referral, ReferralResponse
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import BROWSER, Host, follow, in_parallel, make_host, statements, stored_by
 
 
@@ -178,6 +179,7 @@ class TestDecimalContext:
             response = Referral.create("/").respond("PAID", value=Decimal(value))
             assert response.value == Decimal(value)
 
+    @on_sqlite
     @pytest.mark.parametrize("value", ["10000000000", "9999999999.99999", "0.00001", "1E+30", "1E-30", "NaN", "sNaN"])
     def test_value_is_refused(self, host: Host, context: Context, value: str) -> None:
         with localcontext(context), pytest.raises(InvalidValueError, match=r"^value must have at most 10 digits"):
@@ -333,6 +335,7 @@ class TestHostTransaction:
             assert host.db.session.scalar(sa.select(host.User.name).where(host.User.name == "pending"))
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [

@@ -16,6 +16,7 @@ from flask_referrals.db.totals import roll_up
 from flask_referrals.queue import Event, store
 from flask_referrals.state import current_state
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import BROWSER, Host, in_parallel, statements
 
 NOON = datetime(2026, 5, 20, 12, tzinfo=timezone.utc)
@@ -245,6 +246,7 @@ class TestStoring:
         assert len(rows(host, "id")) == 20
         assert count(host) == 20
 
+    @on_sqlite
     @pytest.mark.parametrize(
         "change",
         [

@@ -18,6 +18,7 @@ from flask_referrals.db.totals import roll_up
 from flask_referrals.state import current_state
 from flask_referrals.stats import rank_links, totals_of
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import Host, get_one, statements
 
 ZONES = ("UTC", "America/New_York", "Australia/Lord_Howe", "Africa/Cairo")
@@ -351,6 +352,7 @@ class TestAnswer:
             sent.append(len(found))
         assert sent[0] == sent[1] <= 4
 
+    @on_sqlite
     @pytest.mark.parametrize(
         ("options", "field"),
         [

@@ -13,6 +13,7 @@ from wtforms import Form, StringField
 from flask_referrals import InvalidValueError, Referral, TooManyGuessesError
 from flask_referrals.contrib.wtforms import ReferralCode
 from tests.conftest import MakeHost
+from tests.databases import on_sqlite
 from tests.host import Host, statements
 
 
@@ -46,6 +47,7 @@ class TestQuery:
         assert client.get(f"/?{name}=alice&other=1").status_code == 200
         assert client.post("/act/BOUGHT").text == "alice"
 
+    @on_sqlite
     @pytest.mark.parametrize("query", ["", "?other=1", "?ref=", "?ref=not.a.code", "?ref=" + "x" * 65])
     def test_page_without_a_code_costs_nothing(self, host: Host, query: str) -> None:
         with host.app.app_context(), statements(host.db) as sent:
@@ -61,6 +63,7 @@ class TestQuery:
             assert client.get(f"/?ref={code}").status_code == 200
         assert client.post("/act/BOUGHT").text == "alice"
 
+    @on_sqlite
     def test_what_is_no_page_is_left_alone(self, host: Host) -> None:
         client = host.client()
         client.get("/referrals/static/referrals.js?ref=alice").close()
@@ -83,6 +86,7 @@ class TestQuery:
         client.get("/?ref=alice")
         assert actions(host) == ["RESPONDED"]
 
+    @on_sqlite
     @pytest.mark.parametrize("static_url_path", ["/static", ""])
     def test_page_of_a_single_page_app_that_a_404_handler_sends(self, host: Host, static_url_path: str) -> None:
         app, client = host.app, host.client()
@@ -99,10 +103,12 @@ class TestQuery:
         assert host.client().get("/?ref=alice").status_code == 200
         assert len(caplog.records) == 1
 
+    @on_sqlite
     def test_no_hook_without_the_setting(self, new_host: MakeHost) -> None:
         assert new_host(with_login=False).app.before_request_funcs == {}
 
 
+@on_sqlite
 class TestTyped:
     """Referral.attach and the validator."""
 
@@ -210,6 +216,7 @@ class TestEveryWay:
         else:
             client.get(f"/referrals/{quote(text)}" if way == "link" else f"/?ref={quote(text)}", headers=headers)
 
+    @on_sqlite
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("text", ["alice.", "alice)", " alice ", "ALICE", "Alice,", "_alice_", "alice&utm=x"])
     def test_punctuation_and_case_do_not_matter(self, host: Host, way: str, text: str) -> None:
@@ -243,6 +250,7 @@ class TestEveryWay:
         assert reasons(host) == [None, None, "repeat", "repeat"]
         assert client.post("/act/BOUGHT").text == "alice"
 
+    @on_sqlite
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize(
         ("headers", "reason"), [({"User-Agent": "Googlebot/2.1"}, "bot"), ({"X-Refuses": "1"}, "no-consent")]
