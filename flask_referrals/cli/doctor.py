@@ -11,7 +11,7 @@ import click
 import sqlalchemy as sa
 from flask import Flask
 from flask.cli import with_appcontext
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.sansio.utils import host_is_trusted
 
@@ -132,6 +132,29 @@ def _check_foreign_keys(state: AppState) -> Finding | None:
         "SQLite does not enforce them. Rows keep the key of a deleted user, and the next user may get that key.",
         fix="Run 'PRAGMA foreign_keys=ON' in a listener for the engine's 'connect' event.",
     )
+
+
+@check("transactions")
+def _check_transactions(state: AppState) -> Finding:
+    with state.database.engine.connect() as connection:
+        if not _commits_each_statement(connection):
+            return ok("The database rolls back what is not committed.")
+    return error(
+        "The driver commits each statement by itself, so that nothing can be rolled back.",
+        fix=f"Remove autocommit from {state.database.setting_names.options} and from listeners for 'connect'.",
+    )
+
+
+def _commits_each_statement(connection: sa.Connection) -> bool:
+    if connection.dialect.name == "sqlite":
+        connection.begin()
+        driver_connection: t.Any = connection.connection.dbapi_connection
+        return driver_connection.isolation_level is None and not driver_connection.in_transaction
+    try:
+        connection.begin_nested().rollback()  # there is no savepoint outside of a transaction
+    except DBAPIError:
+        return True
+    return False
 
 
 @check("locks")

@@ -70,7 +70,7 @@ def doctor(host: Host) -> tuple[int, dict[str, tuple[str, str]]]:
 def test_site_without_problems(site: Any) -> None:
     code, found = doctor(site())
     assert {level for level, _ in found.values()} == {"ok"}, found
-    assert (code, len(found)) == (0, 13)
+    assert (code, len(found)) == (0, 14)
 
 
 def test_codes_whose_lower_case_was_not_filled_in(site: Any) -> None:
@@ -189,7 +189,7 @@ def test_replica_is_queried(site: Any, sqlite_url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
 def test_servers_have_no_pragma(host: Host) -> None:
     found = doctor(host)[1]
-    assert found["tables"][0] == "ok"
+    assert (found["tables"][0], found["transactions"][0]) == ("ok", "ok")
     assert "foreign keys" not in found
     assert found["locks"][0] == "warning"
 
@@ -202,6 +202,25 @@ def test_servers_have_no_pragma(host: Host) -> None:
 def test_lock_timeout_of_a_server_is_found(new_host: MakeHost, options: dict[str, str]) -> None:
     host = new_host(SQLALCHEMY_ENGINE_OPTIONS={"connect_args": options})
     assert doctor(host)[1]["locks"] == ("ok", "A click waits at most 2 s for a lock. ")
+
+
+@pytest.mark.parametrize(
+    ("database_url", "options"),
+    [("sqlite", {"isolation_level": None}), ("postgresql", {"autocommit": True}), ("mariadb", {"autocommit": True})],
+    indirect=["database_url"],
+)
+def test_driver_that_commits_each_statement_is_found(new_host: MakeHost, options: dict[str, Any]) -> None:
+    host = new_host(SQLALCHEMY_ENGINE_OPTIONS={"connect_args": options})
+    level, text = doctor(host)[1]["transactions"]
+    assert level == "error"
+    assert "SQLALCHEMY_ENGINE_OPTIONS" in text
+
+
+def test_listener_that_begins_transactions_on_sqlite_is_right(site: Any) -> None:
+    host = site(SQLALCHEMY_ENGINE_OPTIONS={"connect_args": {"isolation_level": None}})
+    with host.app.app_context():
+        event.listen(host.db.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    assert doctor(host)[1]["transactions"][0] == "ok"
 
 
 def test_nothing_secret_is_printed(site: Any) -> None:
