@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from flask import render_template_string
+from flask import render_template_string, request
 from flask.testing import FlaskClient
 from itsdangerous import URLSafeSerializer
 from werkzeug.test import TestResponse
@@ -458,6 +458,18 @@ def test_other_method_is_not_allowed(host: Host, member: FlaskClient, method: st
     assert member.open("/referrals/", method=method, json={"redirect_to": "/tea"}).status_code == 405
     with host.app.app_context():
         assert links(host) == []
+
+
+def test_link_is_stored_with_what_a_before_request_function_left_pending(host: Host, client: FlaskClient) -> None:
+    @host.app.before_request
+    def count_requests() -> None:
+        host.db.session.add(host.Product(name=request.path))
+
+    client.post("/signup", data={"name": "mia"})
+    assert client.post("/referrals/", json={"redirect_to": "/tea"}).status_code == 200
+    with host.app.app_context():
+        assert len(links(host)) == 1
+        assert host.db.session.scalars(sa.select(host.Product.name)).all() == ["/signup", "/referrals/"]
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/html"])
