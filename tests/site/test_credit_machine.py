@@ -5,8 +5,18 @@ from pathlib import Path
 import pytest
 
 from tests.credit_machine import run
+from tests.databases import new_database
 
 
-@pytest.mark.parametrize("runs", [10, pytest.param(250, marks=pytest.mark.slow)])
-def test_site_and_model_agree(tmp_path: Path, runs: int) -> None:
-    run(f"sqlite:///{tmp_path / 'machine.db'}?timeout=10", runs)
+@pytest.mark.parametrize(
+    ("database", "runs"),
+    [
+        ("sqlite", 10),
+        pytest.param("sqlite", 250, marks=pytest.mark.slow),
+        pytest.param("postgresql", 20, marks=pytest.mark.slow),
+        pytest.param("mariadb", 20, marks=pytest.mark.slow),
+    ],
+)
+def test_site_and_model_agree(tmp_path: Path, database: str, runs: int) -> None:
+    with new_database(database, tmp_path) as url:
+        run(url, runs)
