@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 
 from flask_referrals import InvalidValueError, Referral, ReferralResponse, current_referrals
 from tests import login_hosts
-from tests.databases import unavailable
+from tests.databases import on_sqlite, unavailable
 from tests.login_hosts import GiveUsers, Site, opened
 from tests.pages import snippets
 
@@ -132,6 +132,7 @@ def recorded(site: Site) -> list[tuple[str, Any]]:
         return [(row.action, row.user_id) for row in rows]
 
 
+@on_sqlite
 @pytest.mark.parametrize("give_users", LOGINS, ids=name_of)
 class TestJourney:
     """Click, become a user, act."""
