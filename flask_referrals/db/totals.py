@@ -134,7 +134,7 @@ def _place(transaction: Transaction, key: int) -> None:
     total = transaction.database.models.total
     if transaction.scalar(sa.select(total.c.id).where(total.c.id == key)) is None:
         row = {"id": key, "action": str(transaction.database.zone), "day": EPOCH, "count": 0}
-        with suppress(IntegrityError), transaction.savepoint():
+        with suppress(IntegrityError), transaction.connection.begin_nested():
             transaction.execute(sa.insert(total).values(row))
 
 

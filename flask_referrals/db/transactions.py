@@ -57,21 +57,20 @@ def is_transient(error: BaseException) -> bool:
     return (
         error.connection_invalidated
         or (getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)) in _CONFLICT_STATES
-        or not _CONFLICT_NUMBERS.isdisjoint(cause.args[:1])
+        or _has_number(error, _CONFLICT_NUMBERS)
         or getattr(cause, "sqlite_errorcode", None) == _SQLITE_BUSY_SNAPSHOT
     )
-
-
-def _is_rolled_back(error: BaseException | None) -> bool:
-    """Return whether MariaDB or MySQL has rolled back the whole transaction, not only the statement."""
-    return not _ROLLBACK_NUMBERS.isdisjoint(getattr(getattr(error, "orig", None), "args", ())[:1])
 
 
 def is_refusal(error: BaseException) -> bool:
     """Return whether the database refused a value, and will do so again."""
     # Some drivers for MySQL report a value that is too long, or outside the character set, as an OperationalError.
-    numbers = getattr(getattr(error, "orig", None), "args", ())[:1]
-    return isinstance(error, (DataError, IntegrityError)) or not _REFUSAL_NUMBERS.isdisjoint(numbers)
+    return isinstance(error, (DataError, IntegrityError)) or _has_number(error, _REFUSAL_NUMBERS)
+
+
+def _has_number(error: BaseException | None, numbers: set[int]) -> bool:
+    """Return whether MariaDB or MySQL has given an error one of some numbers."""
+    return not numbers.isdisjoint(getattr(getattr(error, "orig", None), "args", ())[:1])
 
 
 def get_deadline(timeout: timedelta | None) -> float:
@@ -102,7 +101,7 @@ class Transaction:
     _: KW_ONLY
     #: Whether the work is committed at its end. Otherwise the host does it, at any later time.
     commit: bool = True
-    #: Set by whatever writes a row. Without it there is nothing to commit.
+    #: Set by whatever writes a row. Without it the host's transaction is not committed.
     has_written: bool = False
 
     @cached_property
@@ -138,10 +137,6 @@ class Transaction:
     def read(self) -> AbstractContextManager[t.Any]:
         """Keep the host's transaction usable if a read in the block fails."""
         return _NO_SAVEPOINT
-
-    def savepoint(self) -> AbstractContextManager[t.Any]:
-        """Begin a savepoint, which is rolled back if the block raises."""
-        return self.session.begin_nested()
 
     def lock(self) -> None:
         """Take SQLite's write lock before anything is read: a reader cannot always become a writer there."""
@@ -201,16 +196,8 @@ class HostTransaction(Transaction):
     def run(self, work: Work[T], find: Find[T] | None = None, *, on_failure: Callback | None = None) -> T:
         if self.flush:
             self.session.flush()
-        is_logged = False
-
-        def log() -> None:
-            nonlocal is_logged
-            t.cast(Callback, on_failure)()
-            is_logged = True
-
-        guard = nullcontext if self.flush else self.write
-        result = self._try(work, guard, log if on_failure is not None else None)
-        if self.commit and (self.has_written or is_logged):
+        result = self._try(work, nullcontext if self.flush else self.write, on_failure)
+        if self.commit and self.has_written:
             self._commit_session()
         return t.cast(T, result)
 
@@ -239,6 +226,7 @@ class HostTransaction(Transaction):
             if on_failure is None or is_lost:  # the host's work is lost with it
                 raise
             on_failure()
+            self.has_written = True  # what the host has written is to be committed
         return None
 
     def _is_open(self) -> bool:
@@ -262,14 +250,11 @@ class HostTransaction(Transaction):
 
     def write(self) -> AbstractContextManager[t.Any]:
         self.lock()
-        return self.savepoint()
+        return self.session.begin_nested() if self.flush else self.connection.begin_nested()
 
     def read(self) -> AbstractContextManager[t.Any]:
         # PostgreSQL accepts nothing more after an error.
         return self.connection.begin_nested() if self.database.dialect.name == "postgresql" else _NO_SAVEPOINT
-
-    def savepoint(self) -> AbstractContextManager[t.Any]:
-        return self.session.begin_nested() if self.flush else self.connection.begin_nested()
 
     def after_commit(self, callback: Callback) -> None:
         call_after_commit(self.session, self.database.guard(callback))
@@ -369,9 +354,6 @@ class ConnectionTransaction(OwnTransaction):
             return self._carrier.execute(statement, parameters, bind_arguments=self.database.route)
         return self._carrier.execute(statement, parameters)
 
-    def savepoint(self) -> AbstractContextManager[t.Any]:
-        return t.cast("AbstractContextManager[t.Any]", self._carrier.begin_nested())
-
     def _attempt(self, work: Work[T], find: Find[T] | None) -> T:
         self._carrier = self._open()
         is_limited = self.deadline != math.inf and self.database.dialect.name == "sqlite"
@@ -444,7 +426,7 @@ def recover(database: Database) -> None:
     session = database.session
     if not session.in_transaction():
         return
-    if session.is_active and not _is_rolled_back(sys.exc_info()[1]):
+    if session.is_active and not _has_number(sys.exc_info()[1], _ROLLBACK_NUMBERS):
         try:
             connection = session.connection(bind_arguments=database.route)
         except Exception:
