@@ -191,7 +191,6 @@ def attach_code(
             return find_typed_link(state, code, request).code
 
     code = transaction.run(read)
-    transaction = open_transaction(state.database, commit=commit)
     find_visitor = partial(current_actor, state, request, user, join=join)
     if request is None or user_key(state, user) is not None:
         visitor = find_visitor()

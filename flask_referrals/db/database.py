@@ -3,7 +3,7 @@
 import typing as t
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import cached_property
 
@@ -39,6 +39,9 @@ class Database:
     log_failure: Callable[..., None]
     #: The time zone of the days that are rolled up.
     zone: tzinfo
+    #: A session that is never used, by the class and the bind of the host's sessions, which the host may change. It has
+    #: the binds and the event listeners of all the host's sessions.
+    probes: dict[t.Any, Session] = field(default_factory=dict, init=False, compare=False)
 
     @property
     def session(self) -> Session:
@@ -68,14 +71,6 @@ class Database:
     def route(self) -> dict[str, t.Any]:
         """The ``bind_arguments`` of a statement about the responses: the host's session sends it where INSERTs go."""
         return {"mapper": self.models.mapper, "clause": sa.insert(self.models.response_table)}
-
-    @cached_property
-    def probes(self) -> dict[t.Any, Session]:
-        """A session that is never used, by the class and the bind of the host's sessions, which the host may change.
-
-        It has the binds and the event listeners of all the host's sessions.
-        """
-        return {}
 
     def check_engine(self) -> None:
         """Raise an error if the engine of the extension's tables cannot roll back."""
