@@ -36,14 +36,9 @@ _PROGRAM = re.compile(
 _MISTAKEN = re.compile(r"AP3A\.240617\.008|Blackboard|Butterfly|Expanse|Fever|Sogou|Sonic|Viber")
 
 
-def is_bot(user_agent: str) -> bool:
-    """Return whether an agent belongs to a program. An empty one does."""
-    return is_bot_agent(user_agent[:MAX_READ])
-
-
 @lru_cache(maxsize=4096)
-def is_bot_agent(user_agent: str) -> bool:
-    """Return the same for an agent of at most :data:`MAX_READ` characters, and remember it."""
+def is_bot(user_agent: str) -> bool:
+    """Return whether an agent of at most :data:`MAX_READ` characters belongs to a program. An empty one does."""
     return _PROGRAM.search(user_agent) is not None or _crawler_test()(_MISTAKEN.sub("", user_agent))
 
 

@@ -18,7 +18,7 @@ from ..failures import log_failure
 from ..settings import Settings
 from ..times import now
 from ..types import Hooks, storable
-from .agents import MAX_READ, is_bot_agent
+from .agents import MAX_READ, is_bot
 from .signing import new_signer
 
 #: The longest stored values, in characters.
@@ -123,7 +123,7 @@ def ignored_reason(request: Request, settings: Settings, hooks: Hooks, *, is_cli
     if is_click and not is_navigation(request):
         return "embedded"
     try:
-        if is_bot_agent(request.environ.get("HTTP_USER_AGENT", "")[:MAX_READ]):
+        if is_bot(request.environ.get("HTTP_USER_AGENT", "")[:MAX_READ]):
             return "bot"
         address = client_address(request, hooks) if settings.internal_networks else None
         if address is not None and any(address in network for network in settings.internal_networks):

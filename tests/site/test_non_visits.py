@@ -220,6 +220,13 @@ def test_every_browser_is_counted(host: Host, code: str) -> None:
     assert (counted(host), reasons(host)) == (len(BROWSERS), [None] * len(BROWSERS))
 
 
+def test_no_more_of_an_agent_is_read_than_browsers_need(host: Host, code: str) -> None:
+    for spaces in (200, 2**20):
+        agent = f"{BROWSER}{' ' * spaces}Googlebot/2.1"
+        host.client().get(f"/referrals/{code}", headers={"User-Agent": agent})
+    assert reasons(host) == ["bot", None]
+
+
 def test_other_method_than_get_asks_nothing_of_the_database(host: Host, client: FlaskClient, code: str) -> None:
     with host.app.app_context(), statements(host.db) as sent:
         for method in ("OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"):
