@@ -100,7 +100,7 @@ def record_action(
     if not isinstance(actor, Actor):
         return None
     recording = _Recording(state, request, transaction, action, actor)
-    return recording.run(partial(recording.record_under_credit, actor), may_fail=True)
+    return recording.run(partial(recording.record_under_credit, actor))
 
 
 def respond(
@@ -135,7 +135,7 @@ def record_touch(
 ) -> ResponseColumns | None:
     """Store a touch of a chosen referral. An action that may fail need not be stored."""
     recording = _Recording(state, request, transaction, action, actor, is_touch=True)
-    return recording.run(partial(recording.record_under, choice), may_fail=action.may_fail)
+    return recording.run(partial(recording.record_under, choice))
 
 
 @dataclass
@@ -160,10 +160,10 @@ class _Recording:
         client = description(self.request, state.settings, state.hooks)
         self.row = new_row(action.name, actor, client, is_touch=self.is_touch, **more)
 
-    def run(self, work: Callable[[], ResponseColumns | None], *, may_fail: bool) -> ResponseColumns | None:
+    def run(self, work: Callable[[], ResponseColumns | None]) -> ResponseColumns | None:
         """Do the work in the transaction. If it may fail, a database failure may be logged instead of raised."""
         find = self._find_again if "key" not in self.row else None
-        return self.transaction.run(work, find, on_failure=self._log if may_fail else None)
+        return self.transaction.run(work, find, on_failure=self._log if self.action.may_fail else None)
 
     def _log(self) -> None:
         """Log the database failure, unless somebody has to hear of it: a webhook or a worker, which retries."""

@@ -135,7 +135,7 @@ class ReferralMixin(RecordMixin, ReferralColumns):
         :raises InvalidValueError: an argument is invalid. Nothing was written.
         """
         state, request = _start(request)
-        action_ = actions.Action(action, target, key, value, currency, once)
+        action_ = actions.Action(action, target, key, value, currency, once, may_fail=True)
         response = actions.record_action(state, request, action_, user=user, join=join, commit=commit)
         return t.cast("ReferralResponseMixin | None", response)
 
