@@ -13,7 +13,7 @@ from .db.conditions import Condition, is_exactly
 from .db.keys import once_key, table_name
 from .db.tombstones import place_tombstones
 from .db.totals import note_purge
-from .db.transactions import Transaction, open_transaction
+from .db.transactions import Transaction, open_transaction, write_in_transaction
 from .state import AppState
 from .times import now
 from .types import EVENT_PREFIX, VOID, Actor
@@ -70,8 +70,8 @@ def _anonymize(update: sa.Update, responses: t.Any) -> sa.Update:
 
 def _first_and_last(state: AppState) -> tuple[int | None, int]:
     key = state.database.models.responses.id
-    ids = sa.select(sa.func.min(key), sa.func.max(key))
-    row: t.Any = _in_transaction(state, lambda transaction: transaction.execute(ids).one())
+    ids, transaction = sa.select(sa.func.min(key), sa.func.max(key)), open_transaction(state.database, commit=True)
+    row: t.Any = transaction.run(lambda: transaction.execute(ids).one())
     return row[0], row[1]
 
 
@@ -95,16 +95,8 @@ def _execute_by_page(state: AppState, statement: t.Any, progress: Progress) -> i
 
 def _in_transaction(state: AppState, work: Callable[[Transaction], T], *, commit: bool = True) -> T:
     """Do one batch of the work in a transaction."""
-    transaction = open_transaction(state.database, commit=commit)
-
-    def write() -> T:
-        with transaction.write():
-            done = work(transaction)
-        transaction.has_written = True
-        return done
-
     started = time.monotonic()
-    done = transaction.run(write)
+    done = write_in_transaction(state.database, work, commit=commit)
     if commit and state.database.dialect.name == "sqlite":
         # One writes at a time there, and those who wait are not served in turn: leave them time to look again.
         time.sleep(min(time.monotonic() - started, _SQLITE_POLL))

@@ -10,7 +10,7 @@ from flask.cli import with_appcontext
 from ..actors import parse_user_key
 from ..db.conditions import is_exactly, newest_first
 from ..db.tables import ReferralColumns
-from ..db.transactions import open_transaction
+from ..db.transactions import Transaction, write_in_transaction
 from ..exceptions import ConfigurationError, ReferralsError
 from ..links import create_link
 from ..reports import counts_of
@@ -190,16 +190,12 @@ def expire(code: str, at: datetime | None) -> None:
     """
     state = current_state()
     expired_at = at or now()
-    transaction = open_transaction(state.database, commit=True)
 
-    def store() -> None:
-        referral = find_link(state, code, "CODE")
-        with transaction.write():
-            referral.expired_at = expired_at
-            transaction.session.flush()
-        transaction.has_written = True
+    def store(transaction: Transaction) -> None:
+        find_link(state, code, "CODE").expired_at = expired_at
+        transaction.session.flush()
 
-    transaction.run(store)
+    write_in_transaction(state.database, store)
     click.echo(f"The link {code} expires at {in_text(expired_at)}.")
 
 

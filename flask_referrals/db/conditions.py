@@ -44,8 +44,7 @@ def made_by_each(*, has_user: bool, has_visitor: bool) -> Sequence[tuple[Make, M
 
 def actor_parameters(actor: Actor | Anonymous) -> dict[str, t.Any]:
     """Return the parameters of :func:`made_by`."""
-    keys = {"user": actor.user_id, "visitor": actor.visitor_key}
-    return {name: key for name, key in keys.items() if key is not None}
+    return {"user": actor.user_id, "visitor": actor.visitor_key}
 
 
 def history_of(response: t.Any, actor: Actor) -> sa.Select[t.Any]:

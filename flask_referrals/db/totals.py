@@ -11,10 +11,11 @@ since begins within a day: then that time is stored.
 """
 
 import typing as t
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from functools import partial
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
@@ -23,7 +24,7 @@ from ..times import EPOCH, as_utc, load_zone, now
 from .after_commit import call_before_commit
 from .build import Models
 from .database import Database
-from .transactions import HostTransaction, T, Transaction, open_transaction
+from .transactions import HostTransaction, Transaction, write_in_transaction
 
 #: How long after midnight a day is over: by then, what was recorded before it has been committed.
 _MARGIN = timedelta(hours=1)
@@ -121,7 +122,6 @@ def count_at_commit(transaction: Transaction, written: sa.ColumnElement[bool], o
 def note_purge(transaction: Transaction, before: datetime) -> None:
     """Note that responses before a time are deleted: a rebuild keeps the totals of their days."""
     total = transaction.database.models.total
-    transaction.lock()
     _place(transaction, _PURGED)
     transaction.execute(sa.update(total).where(total.c.id == _PURGED, total.c.day < before).values(day=before))
 
@@ -144,27 +144,14 @@ def roll_up(database: Database, *, rebuild: bool = False) -> int:
     :param rebuild: begin again with the first day whose responses are still stored.
     """
     # In a transaction of its own: MariaDB must not count in a snapshot that is older than the lock.
-    _commit(database, lambda transaction: _place(transaction, _WATERMARK))
-    _commit(database, lambda transaction: _begin_again(transaction, rebuild))
+    write_in_transaction(database, partial(_place, key=_WATERMARK))
+    write_in_transaction(database, partial(_begin_again, rebuild=rebuild))
     days = 0
     while True:
-        done = _commit(database, _roll_up_days)
+        done = write_in_transaction(database, _roll_up_days)
         days += done
         if done < _CHUNK:
             return days
-
-
-def _commit(database: Database, work: Callable[[Transaction], T]) -> T:
-    transaction: Transaction = open_transaction(database, commit=True)
-
-    def write() -> T:
-        with transaction.write():
-            transaction.lock()
-            result = work(transaction)
-        transaction.has_written = True
-        return result
-
-    return transaction.run(write)
 
 
 def _lock_watermark(transaction: Transaction, *, read: bool = False) -> tuple[datetime, tzinfo]:
@@ -197,10 +184,8 @@ def _begin_again(transaction: Transaction, rebuild: bool) -> None:
     if lost:
         transaction.execute(sa.insert(total), lost)
     transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=start, action=name))
-    if (
-        transaction.scalar(sa.select(total.c.id).where(total.c.referral_id.is_not(None), total.c.day < start).limit(1))
-        is not None
-    ):
+    kept = sa.select(total.c.id).where(total.c.referral_id.is_not(None), total.c.day < start)
+    if transaction.scalar(kept.limit(1)) is not None:
         note_purge(transaction, start)  # in another time zone, a day that is kept may overlap with a later one
 
 

@@ -118,9 +118,9 @@ class Transaction:
         """Send a statement about columns to where INSERTs go. The host's pending changes are not flushed for it."""
         return self.session.connection(bind_arguments=self.database.route).execute(statement, parameters)
 
-    def scalar(self, statement: t.Any, parameters: t.Any = None) -> t.Any:
+    def scalar(self, statement: t.Any) -> t.Any:
         """Return the first column of the first row, or ``None``."""
-        return self.execute(statement, parameters).scalar()
+        return self.execute(statement).scalar()
 
     def run(self, work: Work[T], find: Find[T] | None = None, *, on_failure: Callback | None = None) -> T:
         """Do a piece of work, commit it if that is asked for, and then call what waits for the commit.
@@ -454,3 +454,17 @@ def open_transaction(database: Database, *, commit: bool) -> HostTransaction | O
     if commit and not is_in_transaction(database):
         return OwnTransaction(database)
     return HostTransaction(database, commit=commit)
+
+
+def write_in_transaction(database: Database, work: Callable[[Transaction], T], *, commit: bool = True) -> T:
+    """Do a piece of work that writes, in a transaction: all of it or nothing."""
+    transaction = open_transaction(database, commit=commit)
+
+    def write() -> T:
+        with transaction.write():
+            transaction.lock()
+            result = work(transaction)
+        transaction.has_written = True
+        return result
+
+    return transaction.run(write)
