@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 
-from ..db.transactions import HostTransaction, open_transaction, recover
+from ..db.transactions import open_transaction
 from ..state import current_state
 from ..types import Event, Recorder
 from .batches import store_events
@@ -26,10 +26,4 @@ def store(events: Sequence[Event]) -> None:
     for event in events:
         check_event(event)
     state = current_state()
-    transaction = open_transaction(state.database, commit=True)
-    try:
-        store_events(state, events, transaction)
-    except Exception:
-        if isinstance(transaction, HostTransaction):
-            recover(state.database)
-        raise
+    store_events(state, events, open_transaction(state.database, commit=True))
