@@ -84,12 +84,11 @@ def _is_instance(db: object, module: str, name: str) -> bool:
 
 
 def _scoped_session(db: scoped_session[t.Any]) -> _Host:
-    engines: dict[str, sa.Engine] = {}
     return _Host(
         sessions=db,
         setting_names=SettingNames("", "the URL of the engine", "the arguments of create_engine()"),
         engine_names=[],
-        get_engine=engines.__getitem__,
+        get_engine=dict[str, sa.Engine]().__getitem__,
     )
 
 

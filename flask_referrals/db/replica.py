@@ -5,7 +5,7 @@ Whatever decides something, such as credit or which rows are changed, never read
 
 import typing as t
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -50,9 +50,10 @@ class Reports:
         return _move(found, loaded, self._database.session)
 
     def run(self, read: Work[T], on_failure: Callback) -> T | None:
-        """Read for a page that can do without: as :meth:`.HostTransaction.run_read` in the host's session."""
+        """Read for a page that can do without. If that fails, the host's transaction stays as it is."""
         transaction = HostTransaction(self._database)
-        return transaction.run_read(read, on_failure, is_elsewhere=self._bind is not None)
+        has_part = transaction.session.in_transaction() and self._bind is None
+        return transaction.run_guarded(read, transaction.read if has_part else nullcontext, on_failure)
 
     @contextmanager
     def _replica(self, bind: str) -> Iterator[Session]:

@@ -196,22 +196,15 @@ class HostTransaction(Transaction):
     def run(self, work: Work[T], find: Find[T] | None = None, *, on_failure: Callback | None = None) -> T:
         if self.flush:
             self.session.flush()
-        result = self._try(work, nullcontext if self.flush else self.write, on_failure)
+        result = self.run_guarded(work, nullcontext if self.flush else self.write, on_failure)
         if self.commit and self.has_written:
             self._commit_session()
         return t.cast(T, result)
 
-    def run_read(self, read: Work[T], on_failure: Callback, *, is_elsewhere: bool = False) -> T | None:
-        """Read, and leave the host's transaction as it is if that fails. Nothing is flushed.
-
-        :param is_elsewhere: whether the work reads on a connection of its own.
-        """
-        has_part = self.session.in_transaction() and not is_elsewhere
-        return self._try(read, self.read if has_part else nullcontext, on_failure)
-
-    def _try(
+    def run_guarded(
         self, work: Work[T], guard: Callable[[], AbstractContextManager[t.Any]], on_failure: Callback | None
     ) -> T | None:
+        """Do a piece of work within a guard, and keep the host's transaction usable if it fails. Nothing is flushed."""
         hosts = self.session.get_transaction()
         was_open = hosts is not None and self._is_open()
         try:
