@@ -64,26 +64,6 @@ def new_key() -> str:
     return secrets.token_urlsafe(32)
 
 
-class _Cookie(t.NamedTuple):
-    """The cookie of one app, on http or on https."""
-
-    name: str
-    #: Its other attributes than Max-Age, as in a Set-Cookie header.
-    attributes: str
-
-    @classmethod
-    def of(cls, app: Flask, name: str, *, is_secure: bool) -> "_Cookie":
-        """Return the cookie with the scope of the session's, and the name that its scope permits."""
-        interface = app.session_interface
-        path, domain = interface.get_cookie_path(app), interface.get_cookie_domain(app)
-        if is_secure and path == "/" and not domain:
-            name = f"{_HOST_PREFIX}{name}"
-        header = dump_cookie(
-            name, secure=is_secure, path=path, domain=domain, httponly=True, samesite="Lax", sync_expires=False
-        )
-        return cls(name, header.removeprefix(f"{name}="))
-
-
 class VisitorKeys:
     """Reads the visitor keys of an app's requests, and changes that of the current one."""
 
@@ -96,8 +76,8 @@ class VisitorKeys:
         self._max_age = int(self._cookie_lifetime.total_seconds())
         #: How old a key is before a click signs it again.
         self._renewal = self._cookie_lifetime / 1000
-        #: The cookie on http and on https.
-        self._cookies: dict[bool, _Cookie] = {}
+        #: The cookie on http and on https: its name, and its attributes but Max-Age as in a Set-Cookie header.
+        self._cookies: dict[bool, tuple[str, str]] = {}
 
     def has_consent(self, request: Request) -> bool:
         """Return whether the host's ``consent`` permits to recognise the visitor. An error is logged and means no.
@@ -245,7 +225,7 @@ class VisitorKeys:
             yield text, window
         if self._settings.cookie is not None and not text:
             environ[_COOKIE_READ] = True
-            name, cookies = self._cookie(request).name, request.cookies
+            (name, _), cookies = self._cookie(request), request.cookies
             if name in cookies:
                 yield cookies[name], self._cookie_lifetime
 
@@ -305,12 +285,20 @@ class VisitorKeys:
 
     def _has_cookie(self, request: Request) -> bool:
         """Return whether the browser sent the cookie, and it is in use."""
-        return self._settings.cookie is not None and self._cookie(request).name in request.cookies
+        return self._settings.cookie is not None and self._cookie(request)[0] in request.cookies
 
-    def _cookie(self, request: Request) -> _Cookie:
+    def _cookie(self, request: Request) -> tuple[str, str]:
+        """Return name and attributes of the cookie, with the scope of the session's."""
         is_secure = request.scheme == "https" or bool(self._app.config["SESSION_COOKIE_SECURE"])
         if is_secure not in self._cookies:
-            self._cookies[is_secure] = _Cookie.of(self._app, self._settings.cookie or "", is_secure=is_secure)
+            name, interface = self._settings.cookie or "", self._app.session_interface
+            path, domain = interface.get_cookie_path(self._app), interface.get_cookie_domain(self._app)
+            if is_secure and path == "/" and not domain:
+                name = f"{_HOST_PREFIX}{name}"
+            header = dump_cookie(
+                name, secure=is_secure, path=path, domain=domain, httponly=True, samesite="Lax", sync_expires=False
+            )
+            self._cookies[is_secure] = name, header.removeprefix(f"{name}=")
         return self._cookies[is_secure]
 
     def _signer(self) -> TimestampSigner:
