@@ -273,14 +273,11 @@ def _void(transaction: Transaction, key: int, reason: str) -> ResponseColumns:
     row = transaction.execute(sa.select(*columns).where(responses.id == key).with_for_update()).one_or_none()
     if row is None:
         raise InvalidValueError("response", "is not in the database")
-    update = sa.update(models.response_table).values({responses.ignored: "void"})
-    is_counted = responses.ignored.is_(None)
-    if transaction.execute(update.where(responses.id == key, is_counted)).rowcount:
+    transaction.execute(sa.update(models.response_table).where(responses.id == key).values({responses.ignored: "void"}))
+    if row.ignored is None:
         correct_totals(transaction, [[getattr(row, name) for name in Counted._fields]], -1)
         if row.is_touch and (row.user_id is not None or row.session_key is not None):
             _void_repeats(transaction, row)
-    else:
-        transaction.execute(update.where(responses.id == key))
     record = models.response(
         referral_id=row.referral_id,
         user_id=row.user_id,
