@@ -11,7 +11,6 @@ from decimal import Decimal
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import (
-    DynamicMapped,
     Mapped,
     MappedColumn,
     Mapper,
@@ -135,9 +134,6 @@ class ReferralColumns(RecordColumns):
     identity: Mapped[str] = _precise(sa.String(64), unique=True, sort_order=-2)
     #: From this time on the link still redirects but is no longer tracked.
     expired_at: Mapped[datetime | None] = _precise(TIME, sort_order=-2)
-
-    if t.TYPE_CHECKING:
-        responses: DynamicMapped[t.Any]
 
     @validates("code", include_backrefs=False)
     def _fold_code(self, name: str, code: str) -> str:
