@@ -75,6 +75,7 @@ class Model:
     policy: str
     window: float | None
     time: float = START
+    is_key_retired: bool = False
     links: dict[str, Link] = field(default_factory=dict)
     rows: list[Response] = field(default_factory=list)
     visitors: int = 0
@@ -118,8 +119,8 @@ class Model:
                 self.visitors += 1
                 row.visitor = self.visitors
             if row.ignored is None:
-                age = self.time - browser.visitor_since
-                if row.visitor != browser.visitor or age > (self.window or LONGEST) / 1000:
+                is_old = self.time - browser.visitor_since > (self.window or LONGEST) / 1000
+                if row.visitor != browser.visitor or is_old or self.is_key_retired:
                     browser.visitor, browser.visitor_since = row.visitor, self.time
 
     def credited(self, browser: Browser) -> str | None:
@@ -306,6 +307,7 @@ class CreditMachine(RuleBasedStateMachine):
         self.keys += 1
         fallbacks = [*config["SECRET_KEY_FALLBACKS"], config["SECRET_KEY"]]
         config.update(SECRET_KEY=f"key {self.keys}", SECRET_KEY_FALLBACKS=fallbacks)
+        self.model.is_key_retired = True
 
     @invariant()
     def same_rows(self) -> None:
