@@ -10,7 +10,17 @@ from functools import cached_property
 
 import sqlalchemy as sa
 
-from .db.aggregates import Key, Parts, Span, count_people, of_touch, sum_up, sum_up_ignored
+from .db.aggregates import (
+    Key,
+    Links,
+    Parts,
+    Span,
+    count_people,
+    sum_up,
+    sum_up_ignored,
+    sum_up_owners,
+    sum_up_touches,
+)
 from .db.conditions import Condition, is_exactly
 from .db.tables import ReferralColumns
 from .db.totals import day_of, day_start, midnight, split_days, watermark
@@ -112,7 +122,7 @@ class _Question(t.NamedTuple):
     state: AppState
     span: Span
     by: str | None
-    conditions: Sequence[Condition]
+    links: Links
     #: The most rows, except those of periods.
     limit: int | None = None
 
@@ -146,18 +156,19 @@ def get_stats(
         *([referrals.id == referral.id] if referral is not None else ()),
         *([is_exactly(referrals.label, label)] if label is not None else ()),
     ]
+    links = Links(conditions, is_key=by in ("referral", "owner", "label"))
     previous = None
     if compare:
         has_times = isinstance(since, datetime) or isinstance(until, datetime)
-        previous = _answer(_Question(state, _span_before(state, span, has_times=has_times), by, conditions, limit))
-    return _answer(_Question(state, span, by, conditions, limit), previous)
+        previous = _answer(_Question(state, _span_before(state, span, has_times=has_times), by, links, limit))
+    return _answer(_Question(state, span, by, links, limit), previous)
 
 
 def totals_of(state: AppState, referrals: Sequence[ReferralColumns]) -> dict[int, Totals]:
     """Return the totals of some links by their keys, from the beginning until now."""
     keys = [each.id for each in referrals]
-    is_wanted = state.database.models.referrals.id.in_(_literals(keys))
-    question = _Question(state, Span(None, None), "referral", [is_wanted])
+    links = Links([state.database.models.referrals.id.in_(_literals(keys))], is_key=True)
+    question = _Question(state, Span(None, None), "referral", links)
     found = _group(_sum_up(question, lambda columns: columns.referral_id)) if keys else {}
     return {key: found.get(key, Totals()) for key in keys}
 
@@ -168,9 +179,10 @@ def rank_links(state: AppState, action: str | None) -> sa.Subquery:
     :param action: the number is how many responses of this action are counted. ``None``: it is the sum of the values in
         the main currency, which is that of most responses with a value.
     """
-    question = _Question(state, Span(None, None), None, [])
-    parts = _find_parts(question)
-    sums = sum_up(state.database.models, parts, lambda columns: columns.referral_id, []).subquery().c
+    question = _Question(state, Span(None, None), None, Links([]))
+    parts = _find_parts(state, question.span)
+    links = Links([], is_key=True)
+    sums = sum_up(state.database.models, parts, lambda columns: columns.referral_id, links).subquery().c
     number: sa.ColumnElement[t.Any]
     if action is not None:
         is_wanted, number = is_exactly(sums.action, action), sa.func.sum(sums.number)
@@ -195,15 +207,10 @@ def get_leaderboard(
     """Return the users whose links brought most of an action, or most of ``value:`` and a currency."""
     currency = action.removeprefix("value:") if action.startswith("value:") else None
     _check_limit(limit)
-    referrals, span = state.database.models.referrals, _parse_span(state, since, until)
-    question = _Question(state, span, "owner", [referrals.user_id.is_not(None)])
-    rows = _sum_up(question, lambda columns: referrals.user_id)
-    sums: dict[t.Any, int | Decimal] = {}
-    for key, totals in _group(rows).items():
-        if currency is None:
-            sums[key] = totals[action].count
-        else:
-            sums[key] = sum((each.value.get(currency, Decimal(0)) for each in totals.values()), Decimal(0))
+    parts = _find_parts(state, _parse_span(state, since, until))
+    select = sum_up_owners(state.database.models, parts, action if currency is None else None, currency)
+    with state.reports.rows(select) as rows:
+        sums = {row.key: int(row.number) if currency is None else row.number or Decimal(0) for row in rows}
     best = sorted((each for each in sums.items() if each[1] > 0), key=lambda each: (-each[1], str(each[0])))[:limit]
     owners = load_users(state, [key for key, _ in best])
     return [(owners.get(key, key), number) for key, number in best]
@@ -228,12 +235,15 @@ def _answer(question: _Question, previous: Stats | None = None) -> Stats:
         totals = _group(by_day, lambda key: None).get(None, Totals())
         rows = _by_period(question, by_day)
     elif by in keys:
-        parts, key = _find_parts(question), keys[by]
-        sums = _read(question, parts, key if limit is None else lambda columns: sa.null())
-        totals = _group(sums, lambda key: None).get(None, Totals())
-        if limit is not None:
-            narrowed = [*question.conditions, _is_largest(question, parts, key)]
-            sums = _read(question._replace(conditions=narrowed), parts, key)
+        parts, key, links = _find_parts(state, span), keys[by], question.links
+        if limit is None:
+            sums = _read(question, parts, key)
+            totals = _group(sums, lambda key: None).get(None, Totals())
+        else:
+            of_all = _read(question._replace(links=links._replace(is_key=False)), parts, lambda columns: sa.null())
+            totals = _group(of_all).get(None, Totals())
+            conditions = [*links.conditions, _is_largest(question, parts, key)]
+            sums = _read(question._replace(links=links._replace(conditions=conditions)), parts, key)
         rows = _with_objects(question, _largest_first(_group(sums)))
     else:
         totals = _group(_sum_up(question, lambda columns: sa.null())).get(None, Totals())
@@ -242,7 +252,7 @@ def _answer(question: _Question, previous: Stats | None = None) -> Stats:
     steps = state.settings.funnel
 
     def count() -> dict[str, int]:
-        with state.reports.rows(count_people(models, span, steps, question.conditions)) as found:
+        with state.reports.rows(count_people(models, span, steps, question.links)) as found:
             return {row.action: int(row.number) for row in found}
 
     return Stats(span.since, span.until, totals, rows, previous, count, steps)
@@ -305,17 +315,17 @@ def _split(span: Span, until: datetime | None, zone: tzinfo) -> Parts:
 
 
 def _sum_up(question: _Question, key: Key) -> _Sums:
-    return _read(question, _find_parts(question), key)
+    return _read(question, _find_parts(question.state, question.span), key)
 
 
-def _find_parts(question: _Question) -> Parts:
-    until, zone_name = _read_watermark(question.state)
-    return _split(question.span, until, load_zone(zone_name))
+def _find_parts(state: AppState, span: Span) -> Parts:
+    until, zone_name = _read_watermark(state)
+    return _split(span, until, load_zone(zone_name))
 
 
 def _is_largest(question: _Question, parts: Parts, key: Key) -> Condition:
     """Return the condition that a key is one of those with most clicks. The database finds them, in one statement."""
-    sums = sum_up(question.state.database.models, parts, key, question.conditions).subquery().c
+    sums = sum_up(question.state.database.models, parts, key, question.links).subquery().c
     clicks = sa.func.sum(sa.case((sums.action == CLICK, sums.number), else_=0))
     largest = sa.select(sums.key).group_by(sums.key)
     largest = largest.order_by(clicks.desc(), sa.func.sum(sums.number).desc(), sums.key).limit(question.limit)
@@ -356,18 +366,21 @@ def _find_oldest(question: _Question) -> datetime | None:
 
 def _sum_up_rows(question: _Question, by: str) -> _Sums:
     """Return the sums by what only the rows say."""
-    models, span, conditions = question.state.database.models, question.span, question.conditions
+    models, span, links = question.state.database.models, question.span, question.links
     if by == "ignored":
-        with question.state.reports.rows(sum_up_ignored(models, span, conditions)) as rows:
-            return rows.all()
+        return _fetch(question, sum_up_ignored(models, span, links))
     pick: Key = lambda columns: columns.http_referrer if by == "referrer" else columns.params[by].as_string()  # noqa: E731
-    return _read(question, Parts(None, [span]), of_touch(models, pick))
+    return _fetch(question, sum_up_touches(models, span, pick, links))
 
 
 def _read(question: _Question, parts: Parts, key: Key) -> _Sums:
     if not parts.rows and parts.rolled_up is None:
         return []
-    with question.state.reports.rows(sum_up(question.state.database.models, parts, key, question.conditions)) as rows:
+    return _fetch(question, sum_up(question.state.database.models, parts, key, question.links))
+
+
+def _fetch(question: _Question, select: sa.Select[t.Any]) -> _Sums:
+    with question.state.reports.rows(select) as rows:
         return rows.all()
 
 

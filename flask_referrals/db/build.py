@@ -143,12 +143,13 @@ def _refuse_late_model(mapper: Mapper[t.Any], model: type[RecordColumns]) -> Non
 
 @event.listens_for(ReferralColumns, "before_delete", propagate=True)
 def _delete_responses(mapper: Mapper[t.Any], connection: sa.Connection, referral: ReferralColumns) -> None:
-    """Delete a referral's responses and totals: SQLite enforces ON DELETE CASCADE only when the host asks for it."""
+    """Do what the foreign keys say: SQLite enforces them only when the host asks for it."""
     models: Models | None = mapper.registry.metadata.info.get(_INFO_KEY)
-    columns = [models.total.c.referral_id] if models is not None and isinstance(referral, models.referral) else []
+    if models is not None and isinstance(referral, models.referral):
+        column = models.total.c.referral_id
+        connection.execute(sa.update(models.total).where(column == referral.id).values({column: None}))
     if "responses" in mapper.relationships:
-        columns.append(mapper.relationships["responses"].mapper.columns.referral_id)
-    for column in columns:
+        column = mapper.relationships["responses"].mapper.columns.referral_id
         connection.execute(sa.delete(column.table).where(column == referral.id))
 
 

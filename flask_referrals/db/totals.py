@@ -6,6 +6,10 @@ before its time is rolled up. A roll-up locks it, and so does a correction, so t
 MariaDB also writes to it: the nodes of a cluster do not see each other's locks, but one of two transactions that write
 to the same row is rolled back.
 
+Each total is booked twice: on the account of its referral, and negated on that of the site, whose rows have no
+referral. If a referral is deleted, its rows pass to the site's account and cancel out what was booked there. So the
+site's totals are always those of the referrals that exist, and take only a few rows for each day to read.
+
 A day is stored as the time at which it begins in the site's time zone. The roll-up of a time zone that has changed
 since begins within a day: then that time is stored.
 """
@@ -52,6 +56,11 @@ def watermark(models: Models) -> sa.Select[t.Any]:
     return sa.select(models.total.c.day).where(models.total.c.id == _WATERMARK)
 
 
+def is_of_site(total: t.Any) -> sa.ColumnElement[bool]:
+    """Return the condition for the rows of the site's account. Other rows without a referral have no value."""
+    return sa.and_(total.referral_id.is_(None), total.value.is_not(None))
+
+
 def counts(models: Models, links: sa.Select[t.Any], until: datetime | None) -> sa.Select[t.Any]:
     """Select referral, action and number of the counted responses, in up to two rows for each.
 
@@ -89,11 +98,12 @@ def correct_totals(transaction: Transaction, changes: Iterable[Sequence[t.Any]],
     rows: dict[t.Any, dict[str, t.Any]] = {}
     for change in (Counted(*each) for each in changes):
         if as_utc(change.created_at) < until:
-            key = change.referral_id, change.action, day_start(change.created_at, zone), change.currency
-            names = "referral_id", "action", "day", "currency"
-            row = rows.setdefault(key, dict(zip(names, key, strict=True)) | {"count": 0, "value": Decimal(0)})
-            row["count"] += by
-            row["value"] += by * (change.value or 0)
+            for account, sign in ((change.referral_id, by), (None, -by)):
+                key = account, change.action, day_start(change.created_at, zone), change.currency
+                names = "referral_id", "action", "day", "currency"
+                row = rows.setdefault(key, dict(zip(names, key, strict=True)) | {"count": 0, "value": Decimal(0)})
+                row["count"] += sign
+                row["value"] += sign * (change.value or 0)
     if rows:
         transaction.execute(sa.insert(total), list(rows.values()))
 
@@ -180,9 +190,10 @@ def _begin_again(transaction: Transaction, rebuild: bool) -> None:
         start = min(until, max(start, whole))
     stale = sa.and_(total.c.referral_id.is_not(None), total.c.day >= start)
     lost = _count_lost(transaction, stale, start, until)
-    transaction.execute(sa.delete(total).where(stale))
+    transaction.execute(sa.delete(total).where(sa.or_(stale, is_of_site(total.c))))
     if lost:
         transaction.execute(sa.insert(total), lost)
+    _book_on_site(transaction, EPOCH, start)
     transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=start, action=name))
     kept = sa.select(total.c.id).where(total.c.referral_id.is_not(None), total.c.day < start)
     if transaction.scalar(kept.limit(1)) is not None:
@@ -240,8 +251,24 @@ def _roll_up_days(transaction: Transaction) -> int:
     else:
         for page in transaction.execute(sums).mappings().partitions(_PAGE):
             transaction.execute(sa.insert(total), [dict(row) for row in page])
+    _book_on_site(transaction, start, end)
     transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=end))
     return len(days)
+
+
+def _book_on_site(transaction: Transaction, start: datetime, end: datetime) -> None:
+    """Book the totals of the referrals of some days on the account of the site."""
+    total = transaction.database.models.total
+    groups = total.c.action, total.c.currency, total.c.day
+    sums = sa.select(
+        *groups,
+        -sa.func.sum(total.c["count"]).label("count"),
+        -sa.func.coalesce(sa.func.sum(total.c.value), 0).label("value"),
+    )
+    sums = sums.where(total.c.referral_id.is_not(None), total.c.day >= start, total.c.day < end).group_by(*groups)
+    rows = [dict(row) for row in transaction.execute(sums).mappings()]
+    for first in range(0, len(rows), _PAGE):
+        transaction.execute(sa.insert(total), rows[first : first + _PAGE])
 
 
 def day_of(moment: t.Any, days: Sequence[datetime], type_: t.Any) -> t.Any:

@@ -478,8 +478,9 @@ INDEXES = {
         "ix_referral_response_referral_id (referral_id, created_at, id)",
     },
     "referral_total": {
-        "referral_id -> referral.id CASCADE",
-        "ix_referral_total_referral_id (referral_id, action, day)",
+        "referral_id -> referral.id SET NULL",
+        "ix_referral_total_referral_id (referral_id, day)",
+        "ix_referral_total_action (action, day, referral_id, count)",
     },
 }
 

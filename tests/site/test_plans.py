@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -65,7 +65,7 @@ def full(host: Host) -> Host:
         host.db.session.execute(sa.insert(response), rows)
         host.db.session.commit()
         analyze = {"postgresql": "ANALYZE", "sqlite": "ANALYZE"}.get(
-            host.db.engine.dialect.name, "ANALYZE TABLE referral, referral_response, user"
+            host.db.engine.dialect.name, "ANALYZE TABLE referral, referral_response, referral_total, user"
         )
         totals.roll_up(current_state().database)
         host.db.session.remove()
@@ -90,7 +90,7 @@ def collected(engine: sa.Engine) -> Iterator[Sent]:
 
 def scans(connection: sa.Connection, statement: str, parameters: Any) -> list[str]:
     """Return how a statement reads one of our tables from end to end, if it does."""
-    ours = ("referral", "referral_response")
+    ours = ("referral", "referral_response", "referral_total")
 
     def explain(prefix: str) -> Any:
         return connection.exec_driver_sql(f"{prefix} {statement}", parameters)
@@ -155,6 +155,17 @@ def test_no_statement_reads_a_table_of_ours_from_end_to_end(full: Host) -> None:
     with engine.connect() as connection:
         found = {statement: scans(connection, statement, parameters) for statement, parameters in sent}
     assert {statement: how for statement, how in found.items() if how} == {}
+
+
+def test_statistics_of_the_site_find_their_totals_by_an_index(full: Host) -> None:
+    with full.app.app_context():
+        engine, since = full.db.engine, date.today() - timedelta(days=89)
+        with collected(engine) as sent:
+            full.referrals.stats(since=since, by="day", compare=True)
+            full.referrals.stats(by="month")
+    with engine.connect() as connection:
+        found = [each for statement, parameters in sent for each in scans(connection, statement, parameters)]
+    assert [each for each in found if "referral_total" in each] == []
 
 
 def test_stored_clicks_find_their_rows_by_an_index(full: Host) -> None:

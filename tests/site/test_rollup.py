@@ -60,11 +60,12 @@ def count(host: Host, code: str) -> int:
         return host.db.session.scalars(sa.select(Referral).where(Referral.code == code)).one().response_count
 
 
-def stored(host: Host) -> list[Any]:
-    """The rows of the totals but the watermark."""
+def stored(host: Host, *, is_site: bool = False) -> list[Any]:
+    """The rows on the accounts of the links, or on that of the site."""
     with host.app.app_context():
         table = host.db.metadata.tables["referral_total"]
-        return list(host.db.session.execute(sa.select(table).where(table.c.id > 0).order_by(table.c.id)))
+        rows = sa.select(table).where(table.c.id > 0, table.c.referral_id.is_(None) == is_site)
+        return list(host.db.session.execute(rows.order_by(table.c.id)))
 
 
 @time_machine.travel(NOON, tick=False)
@@ -185,12 +186,22 @@ def test_imported_responses_of_old_days_are_counted(host: Host, code: str, rollu
 
 
 @time_machine.travel(NOON, tick=False)
-def test_deleted_link_takes_its_totals_along(host: Host, code: str, rollup: Callable[[], str]) -> None:
+@pytest.mark.parametrize("with_session", [True, False])
+def test_deleted_link_takes_its_totals_along(
+    host: Host, code: str, rollup: Callable[[], str], with_session: bool
+) -> None:
     rollup()
+    assert sums(host, is_site=True) == {key: (-number, -value) for key, (number, value) in sums(host).items()}
     with host.app.app_context():
-        host.db.session.delete(host.db.session.scalars(sa.select(Referral).where(Referral.code == code)).one())
+        if with_session:
+            host.db.session.delete(host.db.session.scalars(sa.select(Referral).where(Referral.code == code)).one())
+        else:
+            if host.db.engine.dialect.name == "sqlite":
+                host.db.session.execute(sa.text("PRAGMA foreign_keys=ON"))
+            host.db.session.execute(sa.delete(Referral).where(Referral.code == code))
         host.db.session.commit()
     assert stored(host) == []
+    assert sums(host, is_site=True) == {}
 
 
 @time_machine.travel(NOON, tick=False)
@@ -252,11 +263,11 @@ def run_roll_up(host: Host, *, rebuild: bool = False) -> int:
         return roll_up(current_state().database, rebuild=rebuild)
 
 
-def sums(host: Host, zone: str = "UTC") -> dict[tuple[str, str, str | None], tuple[int, Any]]:
-    """The stored totals by local date, action and currency."""
+def sums(host: Host, zone: str = "UTC", *, is_site: bool = False) -> dict[tuple[str, str, str | None], tuple[int, Any]]:
+    """The stored totals by local date, action and currency: of the links, or what the site's account has of them."""
     numbers: Counter[Any] = Counter()
     values: Counter[Any] = Counter()
-    for row in stored(host):
+    for row in stored(host, is_site=is_site):
         key = str(as_utc(row.day).astimezone(ZoneInfo(zone)).date()), row.action, row.currency
         numbers[key] += row.count
         values[key] += row.value
@@ -547,6 +558,7 @@ def test_totals_equal_the_responses_after_any_journey(new_host: MakeHost, seed: 
                 number, value = right.get(key, (0, Decimal(0)))
                 right[key] = number + 1, value + each.value
         assert sums(host, zone) == right
+        assert sums(host, zone, is_site=True) == {key: (-number, -value) for key, (number, value) in right.items()}
 
     with time_machine.travel(datetime.fromisoformat(f"{ZONES[zone]}T00:00:00+00:00") - 3 * DAY, tick=False) as clock:
         with host.app.app_context():

@@ -90,7 +90,7 @@ def sizes(stats: Any) -> list[tuple[int, int]]:
 
 
 class TestAgainstTheRows:
-    """Random responses of two months, some voided, some purged, before and after a roll-up."""
+    """Random responses of two months, some voided, some purged, some deleted, before and after a roll-up."""
 
     @pytest.mark.parametrize("seed", [*range(6), *(pytest.param(n, marks=pytest.mark.slow) for n in range(6, 12))])
     def test_sums_are_equal(self, new_host: MakeHost, seed: int) -> None:
@@ -108,7 +108,7 @@ class TestAgainstTheRows:
             self.fill(host, model, [each.id for each in stored], users, chance)
             self.compare(host, model, stored, users, chance)
             for _ in range(2):
-                chance.choice([self.roll_up, self.void, self.purge])(host, model, chance)
+                chance.choice([self.roll_up, self.void, self.purge, self.delete_link])(host, model, chance)
                 self.roll_up(host, model, chance)
                 self.compare(host, model, stored, users, chance)
 
@@ -169,6 +169,13 @@ class TestAgainstTheRows:
         left = set(host.db.session.scalars(sa.select(host.referrals.ReferralResponse.id)))
         for row in model.rows:
             row.is_purged |= row.action != "VOIDED" and row.id not in left
+
+    def delete_link(self, host: Host, model: Model, chance: random.Random) -> None:
+        link = host.db.session.scalar(sa.select(Referral).where(Referral.redirect_to == "/3"))
+        if link is not None:
+            host.db.session.delete(link)
+            host.db.session.commit()
+        model.rows = [row for row in model.rows if row.link != 3]
 
     def compare(self, host: Host, model: Model, stored: Any, users: Any, chance: random.Random) -> None:
         purged_until = max((model.day(row) for row in model.rows if row.is_purged), default=date.min)

@@ -248,14 +248,15 @@ def upgrade() -> None:
             nullable=True,
         ),
         sa.Column("currency", sa.String(length=3), nullable=True),
-        sa.ForeignKeyConstraint(["referral_id"], ["referral.id"], ondelete="CASCADE"),
+        sa.ForeignKeyConstraint(["referral_id"], ["referral.id"], ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("referral_total", schema=None) as batch_op:
         batch_op.create_index(
-            batch_op.f("ix_referral_total_referral_id"), ["referral_id", "action", "day"], unique=False
+            batch_op.f("ix_referral_total_action"), ["action", "day", "referral_id", "count"], unique=False
         )
+        batch_op.create_index(batch_op.f("ix_referral_total_referral_id"), ["referral_id", "day"], unique=False)
 
     op.create_table(
         "welcome_link",
