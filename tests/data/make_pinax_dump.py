@@ -1,15 +1,20 @@
 """Makes pinax-4.5.0.json: a site on pinax-referrals, its people clicking through its own views, and Django's dumpdata.
 
+It also makes pinax-4.5.0-counts.json: what pinax-referrals counts itself. If the first file exists, it is loaded into
+the site instead.
+
 It installs nothing. In a virtual environment of its own::
 
     pip install "Django~=5.2.0" pinax-referrals==4.5.0
-    python make_pinax_dump.py pinax-4.5.0.json
+    python make_pinax_dump.py pinax-4.5.0.json pinax-4.5.0-counts.json
 """
 
 # mypy: ignore-errors
 
+import json
 import sys
 import tempfile
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
@@ -117,8 +122,31 @@ def dump(file: Path) -> None:
     call_command("dumpdata", "contenttypes", "auth.user", "referrals", indent=1, output=str(file))
 
 
+def count(file: Path) -> None:
+    """Write what pinax-referrals counts: the clicks and the actions of each link, and those of each owner."""
+    from django.contrib.auth.models import User
+    from pinax.referrals.callbacks import filter_responses
+    from pinax.referrals.models import Referral
+
+    def actions(responses) -> dict[str, int]:
+        return dict(Counter(response.action for response in responses))
+
+    links = Referral.objects.order_by("pk")
+    counts = {
+        "clicks": {link.code: link.response_count for link in links},
+        "links": {link.code: actions(link.filtered_responses()) for link in links},
+        "owners": {user.pk: actions(filter_responses(user=user)) for user in User.objects.order_by("pk")},
+    }
+    file.write_text(json.dumps(counts, indent=1) + "\n")
+
+
 if __name__ == "__main__":
+    dump_file, counts_file = map(Path, sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
         set_up(folder)
-        live()
-        dump(Path(sys.argv[1]))
+        if dump_file.exists():
+            call_command("loaddata", str(dump_file), verbosity=0)
+        else:
+            live()
+            dump(dump_file)
+        count(counts_file)

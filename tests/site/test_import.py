@@ -5,6 +5,7 @@ import io
 import json
 import re
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,12 +18,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from flask_referrals import Referral, ReferralMixin, ReferralResponse, ReferralResponseMixin
 from flask_referrals.contrib.pinax import Options, import_pinax, read_json
+from flask_referrals.db.totals import roll_up
+from flask_referrals.state import current_state
 from tests.conftest import MakeHost
 from tests.databases import on_sqlite
 from tests.host import Host, statements
 from tests.site.helpers import CONFLICT, declare_on, failing
 
 DUMP = Path(__file__).parents[1] / "data" / "pinax-4.5.0.json"
+COUNTS = DUMP.with_name("pinax-4.5.0-counts.json")
 ROWS: list[dict[str, Any]] = json.loads(DUMP.read_text())
 TIME = "2020-02-29T12:30:00.123Z"
 
@@ -121,6 +125,39 @@ class TestRealData:
         assert [each.created_at.isoformat()[:23] + "Z" for each in new] == [old["created_at"] for old in RESPONSES]
         assert [each.is_touch for each in new] == [old["action"] == "RESPONDED" for old in RESPONSES]
         assert [each.ignored for each in new] == ["self"] + 7 * [None]  # Olga, on her own link
+
+    @pytest.mark.parametrize("is_rolled_up", [False, True])
+    def test_counts_are_its_own_but_for_those_of_owners(
+        self, host: Host, run: Import, people: Any, is_rolled_up: bool
+    ) -> None:
+        """It counts the clicks of owners on their own links; here they are ignored."""
+        run(DUMP)
+        theirs, owner = json.loads(COUNTS.read_text()), {link["id"]: link["user"] for link in LINKS}
+        own = [row for row in RESPONSES if row["user"] is not None and row["user"] == owner[row["referral"]]]
+        own_of_links = Counter((CODE[row["referral"]], row["action"]) for row in own)
+        own_of_owners = Counter((row["user"], row["action"]) for row in own)
+        assert own_of_links == {(CODE[1], "RESPONDED"): 1}
+        links = [
+            (code, action, number) for code, actions in theirs["links"].items() for action, number in actions.items()
+        ]
+        expected = {(code, action): number - own_of_links[code, action] for code, action, number in links}
+
+        with host.app.app_context():
+            if is_rolled_up:
+                roll_up(current_state().database)
+            stats = host.referrals.stats(by="referral")
+            assert {
+                (link.code, action): total.count for link, totals in stats.rows for action, total in totals.items()
+            } == expected
+            for action in ("RESPONDED", "BOUGHT"):
+                assert stats.totals[action].count == sum(expected.get((code, action), 0) for code in CODE.values())
+                of_owners = {int(key): actions.get(action, 0) for key, actions in theirs["owners"].items()}
+                board = {user.id: number for user, number in host.referrals.leaderboard(action)}
+                assert board == +Counter(
+                    {key: number - own_of_owners[key, action] for key, number in of_owners.items()}
+                )
+            for link in host.db.session.scalars(sa.select(Referral)):
+                assert link.response_count == theirs["clicks"][link.code] - own_of_links[link.code, "RESPONDED"]
 
     def test_what_is_personal_is_cut_as_everywhere(self, host: Host, run: Import, people: Any) -> None:
         run(DUMP)
