@@ -231,8 +231,8 @@ def _chunks(rows: Iterable[tuple[Any, ...]]) -> Iterator[str]:
     each = iter(rows)
     while chunk := list(islice(each, _CHUNK)):
         line = "\t".join(["%s"] * len(chunk[0])) + "\n"
-        # A column that may be NULL is neither the first nor the last, nor beside another.
-        yield "".join([line % row for row in chunk]).replace("\tNone\t", "\t\\N\t")
+        # A column that may be NULL is neither the first nor the last. Of two in a row, the second call replaces one.
+        yield "".join([line % row for row in chunk]).replace("\tNone\t", "\t\\N\t").replace("\tNone\t", "\t\\N\t")
 
 
 def _write_sqlite(engine: sa.Engine, rows: Rows) -> None:
