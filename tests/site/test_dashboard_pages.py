@@ -120,6 +120,8 @@ class TestManners:
                 add_links(host, find_user(host, "staff"), number)
             sent.append([self.count_statements(host, page) for page in pages])
         assert sent[0] == sent[1] and max(sent[0]) <= 12
+        # The last actions are not by the links of the second page.
+        assert self.count_statements(host, "/mine?page=2") == sent[0][-1]
 
     def count_statements(self, host: Host, page: str) -> int:
         client = log_in(host, "staff")
@@ -133,6 +135,7 @@ class TestManners:
             "since=yesterday",
             "since=2026-02-30",
             "since=1066-10-14",
+            "since=0001-01-01&until=0001-01-02",
             "until=9999-12-31",
             "since=2026-03-02&until=2026-03-01",
             "since=1990-01-01&until=2026-01-01",
