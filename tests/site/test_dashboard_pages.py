@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from flask import render_template_string
 from flask_login import AnonymousUserMixin, current_user
 from jinja2 import DictLoader
@@ -75,6 +76,21 @@ class TestManners:
         host.referrals.user_loader(Staff)
         assert host.client().get("/mine").status_code == 403
         assert host.client().get("/insight").status_code == 200
+
+    def test_deleted_users_are_keys(self, host: Host) -> None:
+        host.referrals.display_name(lambda user: user.name)
+        with host.app.app_context():
+            friend, owner = host.user("friend"), host.user("owner")
+            link, key = Referral.create("/", owner), str(owner.id)
+            for each in (link, Referral.create("/", find_user(host, "staff"))):
+                add(host, each, "CALLED", user_id=friend.id)
+            host.db.session.execute(sa.delete(host.User).where(host.User.name != "staff"))
+            host.db.session.commit()
+        client = log_in(host, "staff")
+        assert "<b>Called</b>: somebody" in client.get("/mine").text
+        assert {row[0] for row in Page(client.get("/insight?by=owner").text).tables[-1][1:]} == {"staff", key}
+        rows = read_csv(client.get("/insight.csv?by=owner").text)
+        assert (key, key) in [(row["owner"], row["key"]) for row in rows]
 
     def test_app_without_a_user_model(self, new_app: NewApp) -> None:
         app, db = new_app(TESTING=True)

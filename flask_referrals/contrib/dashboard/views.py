@@ -218,8 +218,7 @@ def _name_friends(state: AppState, actions: t.Any) -> list[str | None]:
     if state.hooks.display_name is None:
         return [None for _ in actions]
     users = load_users(state, [*{each.user_id for each in actions}])
-    is_stored = state.database.models.user is None
-    return [display_name(state, each.user_id if is_stored else users.get(each.user_id)) for each in actions]
+    return [display_name(state, users.get(each.user_id, each.user_id)) for each in actions]
 
 
 def _as_file(text: str, name: str) -> Response:
