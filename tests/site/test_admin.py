@@ -25,6 +25,7 @@ from example_app.demo import add_data
 from example_app.extensions import db
 from flask_referrals import ConfigurationError, Referral, Referrals
 from flask_referrals.contrib.admin import InsightIndexView, ReferralAdmin, ReferralResponseAdmin, add_views
+from flask_referrals.contrib.dashboard import create_blueprint
 from flask_referrals.models import set_loaded_target
 from flask_referrals.state import current_state
 from flask_referrals.targets import load_targets
@@ -640,6 +641,17 @@ class TestInsight:
             ["<User", "1>", "4", "1", "1", "1,234.50", "EUR"],
         ]
         assert 'href="/admin/referral/details/?id=1"' in page
+
+    @pytest.mark.parametrize("has_dashboard", [False, True])
+    def test_has_the_chart_of_the_dashboard(self, new_host: MakeHost, has_dashboard: bool) -> None:
+        host = new_host()
+        if has_dashboard:
+            host.app.register_blueprint(create_blueprint())
+        client = self.new_admin(host)
+        with host.app.app_context():
+            respond(host, Referral.create("/", code="poster"), "RESPONDED")
+        page = get(client, "/admin/")
+        assert ("dashboard.css" in page) == ('class="referral-chart"' in page) == has_dashboard
 
     def test_says_that_nothing_was_counted(self, new_host: MakeHost) -> None:
         page = get(self.new_admin(new_host()), "/admin/")

@@ -31,7 +31,8 @@ class InsightIndexView(Page, AdminIndexView):  # type: ignore[misc]  # Flask-Adm
     """The admin's home with the numbers of the last 30 days, beside those of the 30 days before.
 
     Give it to ``Admin(app, index_view=...)`` after ``referrals.init_app(app)``, and override ``is_accessible``:
-    Flask-Admin lets everybody in. The template ``referrals/admin/insight.html`` has a block for each part.
+    Flask-Admin lets everybody in. The template ``referrals/admin/insight.html`` has a block for each part. It draws the
+    chart of :mod:`.dashboard` if the app has those pages.
     """
 
     def is_open(self) -> bool:
@@ -44,7 +45,7 @@ class InsightIndexView(Page, AdminIndexView):  # type: ignore[misc]  # Flask-Adm
         state = current_state()
         until = now().astimezone(state.database.zone).date()
         since = until - timedelta(days=_DAYS - 1)
-        stats = current_referrals.stats(since=since, until=until, compare=True)
+        stats = current_referrals.stats(since=since, until=until, by="day", compare=True)
         links = current_referrals.stats(since=since, until=until, by="referral", limit=_ROWS).rows
         # Links without an owner are one row, which is left out.
         owners = current_referrals.stats(since=since, until=until, by="owner", limit=_ROWS + 1).rows
