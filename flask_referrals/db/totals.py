@@ -53,7 +53,8 @@ class Counted(t.NamedTuple):
 
 def watermark(models: Models) -> sa.Select[t.Any]:
     """Select the time before which everything is rolled up, if anything is."""
-    return sa.select(models.total.c.day).where(models.total.c.id == _WATERMARK)
+    total = models.total.c
+    return sa.select(total.day).where(total.id == _WATERMARK, total.day > EPOCH)
 
 
 def is_of_site(total: t.Any) -> sa.ColumnElement[bool]:

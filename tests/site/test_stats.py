@@ -304,6 +304,13 @@ class TestAnswer:
             (31, 0),
         ]
 
+    def test_days_begin_with_the_first_response_if_none_is_rolled_up(self, host: Host) -> None:
+        link = Referral.create("/")
+        self.add(host, link, date(2026, 5, 2))
+        link.respond("TRIED").void("by mistake")  # places the watermark
+        rows = host.referrals.stats(by="day").rows
+        assert [(key.day, totals["RESPONDED"].count) for key, totals in rows] == [(2, 1), (3, 0), (4, 0), (5, 0)]
+
     def test_period_before_has_as_many_days(self, host: Host) -> None:
         link = Referral.create("/")
         for day in (date(2026, 3, 29), date(2026, 3, 29), date(2026, 4, 1)):
