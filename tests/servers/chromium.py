@@ -35,3 +35,14 @@ def open_browser(folder: Path, *arguments: str) -> Iterator[webdriver.Chrome]:
         yield browser
     finally:
         browser.quit()
+
+
+def set_screen(browser: webdriver.Chrome, width: int, scheme: str, *, height: int = 900) -> None:
+    """Change the size of the screen, in pixels, and the colours that its user prefers.
+
+    :param scheme: ``light`` or ``dark``.
+    """
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)

@@ -22,7 +22,7 @@ from tests.conftest import MakeHost
 from tests.databases import unavailable
 from tests.host import Host
 from tests.servers import served
-from tests.servers.chromium import open_browser
+from tests.servers.chromium import open_browser, set_screen
 from tests.site.dashboard import FIRST, STEPS, add_links, fill, open_site
 from tests.site.helpers import find_user
 
@@ -95,13 +95,6 @@ def browser(site: str, tmp_path: Path) -> Iterator[webdriver.Chrome]:
     with open_browser(tmp_path) as browser:
         browser.get(f"{site}/as/staff")
         yield browser
-
-
-def set_screen(browser: webdriver.Chrome, width: int, scheme: str) -> None:
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def stats_of(host: Host, **options: Any) -> Stats:
