@@ -1,4 +1,5 @@
 from datetime import datetime, timezone
+from decimal import Decimal
 
 import sqlalchemy as sa
 from flask_login import UserMixin
@@ -74,6 +75,10 @@ class Order(Model):
 
     user: Mapped[User] = relationship(back_populates="orders")
     product: Mapped[Product] = relationship(lazy="joined")
+
+    @property
+    def pounds(self) -> Decimal:
+        return Decimal(self.price) / 100
 
     def __str__(self) -> str:
         return f"Order no. {self.id}: {self.product.name}, {money(self.price)}"

@@ -32,7 +32,7 @@ def buy(slug: str) -> ResponseReturnValue:
     order = Order(user=current_user, product=product, price=product.price)
     db.session.add(order)
     db.session.commit()
-    Referral.record_response("PURCHASED", target=order)
+    Referral.record_response("PURCHASED", target=order, value=order.pounds, currency="GBP")
     flash(f"Thank you! {order}.")
     return redirect(url_for("account.index"))
 

@@ -141,7 +141,7 @@ def test_browsers_prefetch_does_not_eat_the_click(browser: webdriver.Chrome, sho
     browser.delete_all_cookies()
     log_in(browser, shop)
     browser.get(f"{shop}/account")
-    assert "Clicked by a visitor" in browser.find_element(By.TAG_NAME, "main").text
+    assert "Clicked by a visitor" in browser.find_element(By.XPATH, "//article[h3='Gunpowder']").text
 
 
 def test_admin_lists_searches_filters_and_opens(browser: webdriver.Chrome, shop: str) -> None:
@@ -153,7 +153,7 @@ def test_admin_lists_searches_filters_and_opens(browser: webdriver.Chrome, shop:
     log_in(browser, shop)
 
     browser.get(f"{shop}/admin/referral/")
-    assert len(rows(browser)) == 3  # alice's, bob's, and the one to gunpowder
+    assert len(rows(browser)) > 3
     search = browser.find_element(By.NAME, "search")
     search.send_keys(f"{link.rsplit('/', 1)[1]}\n")
     WebDriverWait(browser, 10).until(staleness_of(search))
@@ -170,7 +170,8 @@ def test_admin_lists_searches_filters_and_opens(browser: webdriver.Chrome, shop:
     browser.find_element(By.LINK_TEXT, "Action").click()
     browser.find_element(By.CSS_SELECTOR, "input.filter-val").send_keys("PURCHASED\n")
     WebDriverWait(browser, 10).until(lambda _: "action_contains=PURCHASED" in browser.current_url)
-    assert [row.text for row in rows(browser)] == ["There are no items in the table."]
+    actions = [row.find_element(By.CSS_SELECTOR, ".col-action").text for row in rows(browser)]
+    assert {*actions} == {"Purchased"}
     browser.back()
 
     browser.find_element(By.CSS_SELECTOR, "a[title='View Record']").click()

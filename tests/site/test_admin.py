@@ -21,7 +21,7 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
 
 from example_app import create_app
-from example_app.demo import add_data
+from example_app.demo_data import add_data
 from example_app.extensions import db
 from flask_referrals import ConfigurationError, Referral, Referrals
 from flask_referrals.contrib.admin import InsightIndexView, ReferralAdmin, ReferralResponseAdmin, add_views
