@@ -15,6 +15,8 @@ from flask import Flask, Response, render_template
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
+from flask_referrals.contrib.dashboard import create_blueprint as create_dashboard
+
 from . import account, admin, auth, demo, shop
 from .extensions import db, login, migrate, referrals
 from .instance import secret_key
@@ -44,6 +46,7 @@ def create_app(config: Mapping[str, Any] | None = None, instance_path: str | Non
     migrate.init_app(app, db, directory=str(Path(__file__).parent / "migrations"))
     login.init_app(app)
     referrals.init_app(app, user_model=User)
+    app.register_blueprint(create_dashboard(allow=lambda user: user.is_operator))
 
     app.register_blueprint(shop.bp)
     app.register_blueprint(auth.bp)

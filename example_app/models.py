@@ -49,6 +49,11 @@ class User(UserMixin, Model):  # type: ignore[misc]  # Flask-Login has no types
     def check_password(self, password: str) -> bool:
         return check_password_hash(self.password_hash, password)
 
+    @property
+    def is_operator(self) -> bool:
+        # For the demo only: a real shop checks a role instead of a name.
+        return self.name == "alice"
+
     def __str__(self) -> str:
         return self.name
 

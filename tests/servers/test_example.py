@@ -1,29 +1,39 @@
 """The example shop, as people use it: a server process, and a browser with a cookie jar for each person."""
 
 import http.cookiejar
+import os
 import re
+import struct
 import subprocess
 import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from functools import partial
 from html import unescape
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import time_machine
 from flask import Flask
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.expected_conditions import presence_of_element_located, url_contains
+from selenium.webdriver.support.wait import WebDriverWait
 
 from example_app import create_app
 from example_app.demo_data import PRODUCTS, add_data
+from example_app.demo_history import add_history
 from example_app.extensions import db
 from example_app.models import Order, Product, User
 from flask_referrals import Referral, ReferralResponse, current_referrals
 from tests.databases import NAMES, new_database
 from tests.host import BROWSER, statements
 from tests.servers import served
+from tests.servers.chromium import open_browser, set_screen
 from tests.shop import ROOT, environment, flask, open_shop
 from tests.site.helpers import needs_flask_31
 
@@ -66,9 +76,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 
 @contextmanager
-def opened(database: str, instance: Path) -> Iterator[Flask]:
+def opened(database: str, instance: Path, **config: str) -> Iterator[Flask]:
     """The shop in this process, with its products and two accounts, but without a history."""
-    app = create_app({"SQLALCHEMY_DATABASE_URI": database}, instance_path=str(instance))
+    app = create_app({"SQLALCHEMY_DATABASE_URI": database, **config}, instance_path=str(instance))
     with app.app_context():
         db.create_all()
         add_data()
@@ -190,6 +200,15 @@ def test_account_sends_as_many_statements_for_nine_links_as_for_one(app: Flask) 
     assert numbers[0] == numbers[1] <= 12
 
 
+def test_insight_is_for_the_operator_and_results_for_everybody_with_an_account(app: Flask) -> None:
+    for name, insight, mine in ((None, 302, 302), ("bob", 403, 200), ("alice", 200, 200)):
+        client = app.test_client()
+        if name is not None:
+            client.post("/login", data={"name": name, "password": "tea"})
+        assert (client.get("/insight").status_code, client.get("/mine").status_code) == (insight, mine)
+        assert ('href="/insight"' in client.get("/").text) == (insight == 200)
+
+
 @pytest.mark.slow
 def test_demo_has_a_history_and_a_second_start_adds_nothing(database: str, tmp_path: Path) -> None:
     numbers = []
@@ -220,3 +239,89 @@ def test_demo_has_a_history_and_a_second_start_adds_nothing(database: str, tmp_p
         assert all((order.user, order.pounds) == (sale.user, sale.value) for order, sale in sold)
         db.session.remove()
         db.engine.dispose()
+
+
+TODAY = datetime(2026, 6, 19, 15, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[tuple[Flask, str]]:
+    """The shop with its history on a certain day, and its address."""
+    config = {"REFERRALS_BASE_URL": "https://kettle-and-leaf.example"}
+    with time_machine.travel(TODAY), opened(f"sqlite:///{tmp_path / 'demo.db'}", tmp_path, **config) as app:
+        with app.app_context():
+            add_history()
+        with served(app, "127.0.0.1") as address:
+            yield app, address
+
+
+def log_in(browser: webdriver.Chrome, shop: str, name: str) -> None:
+    browser.delete_all_cookies()
+    browser.get(f"{shop}/login")
+    browser.find_element(By.NAME, "name").send_keys(name)
+    browser.find_element(By.NAME, "password").send_keys("tea\n")
+    WebDriverWait(browser, 10).until(url_contains("/account"))
+
+
+#: The day and the counted numbers in each row of the chart's table, without those of the period before.
+ROWS = """
+    return [...document.querySelectorAll(".referral-chart tbody tr")].map(row =>
+        [...row.querySelectorAll(":is(th, td):not(.referral-note)")].map(cell => cell.textContent.trim()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_owner_and_operator_find_their_numbers(
+    demo: tuple[Flask, str], tmp_path: Path, width: int, scheme: str
+) -> None:
+    app, shop = demo
+    with app.app_context():
+        bob = db.session.scalars(db.select(User).filter_by(name="bob")).one()
+        stats = partial(current_referrals.stats, since=TODAY.date() - timedelta(days=29), by="day")
+        pages = (("bob", "Your results", stats(owner=bob)), ("alice", "Insight", stats()))
+        db.session.remove()
+    with open_browser(tmp_path) as browser:
+        set_screen(browser, width, scheme)
+        for name, link, found in pages:
+            log_in(browser, shop, name)
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            browser.find_element(By.LINK_TEXT, link).click()
+            WebDriverWait(browser, 10).until(presence_of_element_located((By.CLASS_NAME, "referral-chart")))
+            assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+            assert browser.execute_script(ROWS) == [
+                [
+                    f"{day.day} {day:%b %Y}",
+                    *(f"{totals[action].count}" for action in ("RESPONDED", "SIGNED_UP", "PURCHASED")),
+                    " ".join(f"{value:.2f} {currency}" for currency, value in totals["PURCHASED"].value.items()),
+                ]
+                for day, totals in found.rows
+            ]
+        assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+#: The pictures of docs/insight.rst: who looks at which page, in which colours, and the size of the screen.
+PICTURES = {
+    "insight-mine.png": ("bob", "/mine", "light", 1280, 1410),
+    "insight-operator.png": ("alice", "/insight?by=utm_campaign", "light", 1280, 1500),
+    "insight-phone.png": ("bob", "/mine", "dark", 390, 844),
+}
+
+
+@pytest.mark.slow
+def test_pictures_show_the_demo(demo: tuple[Flask, str], tmp_path: Path) -> None:
+    """With WRITE_SCREENSHOTS=1 it replaces those of the documentation."""
+    _, shop = demo
+    folder = ROOT / "docs" if os.environ.get("WRITE_SCREENSHOTS") else tmp_path
+    with open_browser(tmp_path) as browser:
+        browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+        for file, (name, page, scheme, width, height) in PICTURES.items():
+            set_screen(browser, width, scheme, height=height)
+            log_in(browser, shop, name)
+            browser.get(shop + page)
+            assert browser.save_screenshot(str(folder / file))
+    for file, (*_, width, height) in PICTURES.items():
+        for picture in ((folder / file).read_bytes(), (ROOT / "docs" / file).read_bytes()):
+            assert struct.unpack(">II", picture[16:24]) == (width, height)
+            assert 20_000 < len(picture) < 150_000  # a blank page is smaller
