@@ -12,7 +12,7 @@ from tests.databases import new_database
     ("database", "runs"),
     [
         ("sqlite", 10),
-        pytest.param("sqlite", 250, marks=pytest.mark.slow),
+        pytest.param("sqlite", 100, marks=pytest.mark.slow),
         pytest.param("postgresql", 20, marks=pytest.mark.slow),
         pytest.param("mariadb", 20, marks=pytest.mark.slow),
     ],
