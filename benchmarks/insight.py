@@ -4,7 +4,8 @@
 
 The responses are those of two years of a growing site: see :class:`Site`. Questions are asked for an owner with ten
 links, for one with a fiftieth of all links and for the whole site, before and after ``flask referrals rollup``. Ends
-with 1 if a median of PostgreSQL with a roll-up is above its target. PostgreSQL has the index by time that ``docs/scaling.rst`` recommends.
+with 1 if a median of PostgreSQL with a roll-up is above its target. PostgreSQL has the index by time that
+``docs/scaling.rst`` recommends.
 """
 
 import argparse
