@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from flask import Flask, abort, current_app, request
 from flask_admin import BaseView
 from flask_admin.contrib.sqla.filters import FilterConverter, FilterEmpty
-from flask_admin.form import DateTimeField, SecureForm
 from flask_admin.helpers import get_redirect_target
 from flask_admin.model import BaseModelView
 from markupsafe import Markup
@@ -50,8 +49,25 @@ if t.TYPE_CHECKING:  # Flask-Admin has no types, so this declares what is used
 
         def _run_view(self, *args: t.Any, **kwargs: t.Any) -> t.Any: ...
 
+    class SecureForm:
+        """Flask-Admin's form with a CSRF token."""
+
+        meta: t.Any
+
+        class Meta: ...
+
+        def __init__(self, *args: t.Any, **options: t.Any) -> None: ...
+
+        def validate(self, *args: t.Any, **kwargs: t.Any) -> bool: ...
+
+    class DateTimeField:
+        """Flask-Admin's field for a time."""
+
+        def process_formdata(self, valuelist: list[str]) -> None: ...
+
 else:
     from flask_admin.contrib.sqla import ModelView
+    from flask_admin.form import DateTimeField, SecureForm
 
 # Numbers in a query, within what every database takes as an offset.
 _NUMBERS, _NUMBER = ("page", "page_size", "sort", "desc"), re.compile("[0-9]{0,9}")
@@ -60,10 +76,10 @@ _NUMBERS, _NUMBER = ("page", "page_size", "sort", "desc"), re.compile("[0-9]{0,9
 _USER_COLUMNS = ("username", "name", "email", "first_name", "last_name")
 
 
-class CheckedForm(SecureForm):  # type: ignore[misc]  # Flask-Admin has no types
+class CheckedForm(SecureForm):
     """Check a CSRF token, which is Flask-WTF's if the host uses it, also where the host has turned its check off."""
 
-    class Meta(SecureForm.Meta):  # type: ignore[misc]
+    class Meta(SecureForm.Meta):
         @property
         def csrf(self) -> bool:
             return "csrf" not in current_app.extensions
@@ -71,7 +87,7 @@ class CheckedForm(SecureForm):  # type: ignore[misc]  # Flask-Admin has no types
     def validate(self, *args: t.Any, **kwargs: t.Any) -> bool:
         if not self.meta.csrf:
             current_app.extensions["csrf"].protect()
-        return bool(super().validate(*args, **kwargs))
+        return super().validate(*args, **kwargs)
 
 
 class _Sessions(scoped_session[t.Any]):
@@ -86,7 +102,7 @@ class _Sessions(scoped_session[t.Any]):
         return self
 
 
-class TimeField(DateTimeField):  # type: ignore[misc]
+class TimeField(DateTimeField):
     """Show and read a time in UTC."""
 
     data: datetime | None

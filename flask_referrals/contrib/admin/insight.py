@@ -4,7 +4,7 @@ import typing as t
 from datetime import timedelta
 from decimal import Decimal
 
-from flask_admin import AdminIndexView, expose
+from flask_admin import expose
 
 from ...extension import current_referrals
 from ...state import current_state
@@ -12,6 +12,18 @@ from ...stats import Stats, Totals, step_label
 from ...times import now
 from ...types import CLICK, Amount, amounts_of
 from .base import Page
+
+if t.TYPE_CHECKING:  # Flask-Admin has no types, so this declares what is used
+
+    class AdminIndexView:
+        """Flask-Admin's home."""
+
+        def __init__(self, *args: t.Any, **options: t.Any) -> None: ...
+
+        def render(self, template: str, **context: t.Any) -> str: ...
+
+else:
+    from flask_admin import AdminIndexView
 
 _DAYS = 30
 _ROWS = 10
@@ -27,7 +39,7 @@ class _Line(t.NamedTuple):
     name: str = ""
 
 
-class InsightIndexView(Page, AdminIndexView):  # type: ignore[misc]  # Flask-Admin has no types
+class InsightIndexView(Page, AdminIndexView):
     """The admin's home with the numbers of the last 30 days, beside those of the 30 days before.
 
     Give it to ``Admin(app, index_view=...)`` after ``referrals.init_app(app)``, and override ``is_accessible``:
@@ -49,7 +61,7 @@ class InsightIndexView(Page, AdminIndexView):  # type: ignore[misc]  # Flask-Adm
         links = current_referrals.stats(since=since, until=until, by="referral", limit=_ROWS).rows
         # Links without an owner are one row, which is left out.
         owners = current_referrals.stats(since=since, until=until, by="owner", limit=_ROWS + 1).rows
-        page: str = self.render(
+        return self.render(
             "referrals/admin/insight.html",
             since=since,
             until=until,
@@ -60,7 +72,6 @@ class InsightIndexView(Page, AdminIndexView):  # type: ignore[misc]  # Flask-Adm
             amounts_of=amounts_of,
             steps=[(step, step_label(step)) for step in state.settings.funnel],
         )
-        return page
 
 
 def _cards(stats: Stats, steps: t.Sequence[str]) -> dict[str, list[_Line]]:
