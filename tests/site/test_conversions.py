@@ -151,7 +151,7 @@ class TestVoidedClick:
 
 @pytest.mark.slow
 def test_eight_threads_record_one_key_once_in_every_round(host: Host) -> None:
-    rounds = 200
+    rounds = 100
     with host.app.app_context():
         mia = host.user("mia")
         Referral.create("/").respond("CAME", user=mia)
