@@ -34,13 +34,13 @@ Time = date | datetime
 #: Rows of :func:`.sum_up`.
 _Sums = Iterable[t.Any]
 
-#: The first day of the period that a day belongs to.
-_PERIODS: dict[str, Callable[[date], date]] = {
+#: Functions that return the first day of the day, week or month that a day belongs to.
+FIRST_DAYS: dict[str, Callable[[date], date]] = {
     "day": lambda day: day,
     "week": lambda day: day - timedelta(days=day.weekday()),
     "month": lambda day: day.replace(day=1),
 }
-_NAMES = (*_PERIODS, "referral", "owner", "label", "referrer", "ignored")
+_NAMES = (*FIRST_DAYS, "referral", "owner", "label", "referrer", "ignored")
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _answer(question: _Question, previous: Stats | None = None) -> Stats:
         "label": lambda columns: referrals.label,
     }
     rows: Sequence[tuple[t.Any, Totals]] = ()
-    if by in _PERIODS:
+    if by in FIRST_DAYS:
         by_day = _sum_up_days(question)
         totals = _group(by_day, lambda key: None).get(None, Totals())
         rows = _by_period(question, by_day)
@@ -279,11 +279,16 @@ def _span_before(state: AppState, span: Span, *, has_times: bool) -> Span:
     if span.since is None:
         raise InvalidValueError("compare", "needs since: without it the period has no length")
     zone = state.database.zone
-    end = span.until if span.until is not None else midnight(_day(now(), zone) + timedelta(days=1), zone)
+    end = span.until if span.until is not None else midnight(today(state) + timedelta(days=1), zone)
     if has_times:
         return Span(span.since - (end - span.since), span.since)
     first = _day(span.since, zone)
     return Span(midnight(first - (_day(end, zone) - first), zone), span.since)
+
+
+def today(state: AppState) -> date:
+    """Return the day that it is in ``REFERRALS_TIMEZONE``."""
+    return _day(now(), state.database.zone)
 
 
 def _day(time: datetime, zone: tzinfo) -> date:
@@ -407,12 +412,12 @@ def _group(sums: _Sums, fold: Callable[[t.Any], t.Any] = lambda key: key) -> dic
 
 def _by_period(question: _Question, sums: _Sums) -> list[tuple[date, Totals]]:
     """Return the totals of all periods in their order, those without a response as well."""
-    zone, first_day = question.state.database.zone, _PERIODS[question.by or ""]
+    zone, first_day = question.state.database.zone, FIRST_DAYS[question.by or ""]
     # MariaDB returns a time that was a parameter as text.
     found = _group(sums, lambda key: first_day(_day(parse_time(key) if isinstance(key, str) else key, zone)))
     since, until = question.span
     first = _day(since, zone) if since is not None else min(found, default=None)
-    last = _day(until - timedelta(microseconds=1), zone) if until is not None else _day(now(), zone)
+    last = _day(until - timedelta(microseconds=1), zone) if until is not None else today(question.state)
     if first is None:
         return []
     days = (date.fromordinal(number) for number in range(first.toordinal(), last.toordinal() + 1))

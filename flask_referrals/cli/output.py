@@ -20,8 +20,7 @@ from ..types import Amount
 _MAX_WIDTH = 80
 #: The width below which a column of text does not shrink.
 _MIN_WIDTH = 6
-
-
+#: Values that are never cut, because half of them would say something else.
 _NEVER_CUT = (int, Decimal, date, Amount)
 
 

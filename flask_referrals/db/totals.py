@@ -6,9 +6,9 @@ before its time is rolled up. A roll-up locks it, and so does a correction, so t
 MariaDB also writes to it: the nodes of a cluster do not see each other's locks, but one of two transactions that write
 to the same row is rolled back.
 
-Each total is booked twice: on the account of its referral, and negated on that of the site, whose rows have no
-referral. If a referral is deleted, its rows pass to the site's account and cancel out what was booked there. So the
-site's totals are always those of the referrals that exist, and take only a few rows for each day to read.
+Each total is stored twice: with its referral, and negated in a row of the site, which has no referral. If a referral
+is deleted, the database sets the referral of its rows to NULL, and they cancel out its part of the site's rows. So the
+site's rows always add up to the totals of the referrals that exist, and there are only a few of them for each day.
 
 A day is stored as the time at which it begins in the site's time zone. The roll-up of a time zone that has changed
 since begins within a day: then that time is stored.
@@ -58,7 +58,7 @@ def watermark(models: Models) -> sa.Select[t.Any]:
 
 
 def is_of_site(total: t.Any) -> sa.ColumnElement[bool]:
-    """Return the condition for the rows of the site's account. Other rows without a referral have no value."""
+    """Return the condition for the rows of the site. Other rows without a referral have no value."""
     return sa.and_(total.referral_id.is_(None), total.value.is_not(None))
 
 
@@ -99,8 +99,8 @@ def correct_totals(transaction: Transaction, changes: Iterable[Sequence[t.Any]],
     rows: dict[t.Any, dict[str, t.Any]] = {}
     for change in (Counted(*each) for each in changes):
         if as_utc(change.created_at) < until:
-            for account, sign in ((change.referral_id, by), (None, -by)):
-                key = account, change.action, day_start(change.created_at, zone), change.currency
+            for referral_id, sign in ((change.referral_id, by), (None, -by)):
+                key = referral_id, change.action, day_start(change.created_at, zone), change.currency
                 names = "referral_id", "action", "day", "currency"
                 row = rows.setdefault(key, dict(zip(names, key, strict=True)) | {"count": 0, "value": Decimal(0)})
                 row["count"] += sign
@@ -194,7 +194,7 @@ def _begin_again(transaction: Transaction, rebuild: bool) -> None:
     transaction.execute(sa.delete(total).where(sa.or_(stale, is_of_site(total.c))))
     if lost:
         transaction.execute(sa.insert(total), lost)
-    _book_on_site(transaction, EPOCH, start)
+    _add_site_totals(transaction, EPOCH, start)
     transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=start, action=name))
     kept = sa.select(total.c.id).where(total.c.referral_id.is_not(None), total.c.day < start)
     if transaction.scalar(kept.limit(1)) is not None:
@@ -252,13 +252,13 @@ def _roll_up_days(transaction: Transaction) -> int:
     else:
         for page in transaction.execute(sums).mappings().partitions(_PAGE):
             transaction.execute(sa.insert(total), [dict(row) for row in page])
-    _book_on_site(transaction, start, end)
+    _add_site_totals(transaction, start, end)
     transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=end))
     return len(days)
 
 
-def _book_on_site(transaction: Transaction, start: datetime, end: datetime) -> None:
-    """Book the totals of the referrals of some days on the account of the site."""
+def _add_site_totals(transaction: Transaction, start: datetime, end: datetime) -> None:
+    """Add the rows of the site for the totals of the referrals on some days."""
     total = transaction.database.models.total
     groups = total.c.action, total.c.currency, total.c.day
     sums = sa.select(

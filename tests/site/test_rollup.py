@@ -61,7 +61,7 @@ def count(host: Host, code: str) -> int:
 
 
 def stored(host: Host, *, is_site: bool = False) -> list[Any]:
-    """The rows on the accounts of the links, or on that of the site."""
+    """The rows of the links, or those of the site."""
     with host.app.app_context():
         table = host.db.metadata.tables["referral_total"]
         rows = sa.select(table).where(table.c.id > 0, table.c.referral_id.is_(None) == is_site)
@@ -264,7 +264,7 @@ def run_roll_up(host: Host, *, rebuild: bool = False) -> int:
 
 
 def sums(host: Host, zone: str = "UTC", *, is_site: bool = False) -> dict[tuple[str, str, str | None], tuple[int, Any]]:
-    """The stored totals by local date, action and currency: of the links, or what the site's account has of them."""
+    """The stored totals by local date, action and currency: of the links, or of the site."""
     numbers: Counter[Any] = Counter()
     values: Counter[Any] = Counter()
     for row in stored(host, is_site=is_site):

@@ -8,8 +8,7 @@ from flask_admin import expose
 
 from ...extension import current_referrals
 from ...state import current_state
-from ...stats import Stats, Totals, step_label
-from ...times import now
+from ...stats import Stats, Totals, step_label, today
 from ...types import CLICK, Amount, amounts_of
 from .base import Page
 
@@ -55,7 +54,7 @@ class InsightIndexView(Page, AdminIndexView):
     def index(self) -> str:
         """Show the numbers, the links with most clicks and the users whose links have most clicks."""
         state = current_state()
-        until = now().astimezone(state.database.zone).date()
+        until = today(state)
         since = until - timedelta(days=_DAYS - 1)
         stats = current_referrals.stats(since=since, until=until, by="day", compare=True)
         links = current_referrals.stats(since=since, until=until, by="referral", limit=_ROWS).rows

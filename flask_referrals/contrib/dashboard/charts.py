@@ -7,12 +7,12 @@ Heights are pixels.
 
 import math
 import typing as t
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 
 from ...exceptions import InvalidValueError
-from ...stats import Stats, Totals
+from ...stats import FIRST_DAYS, Stats, Totals
 
 #: Heights of the first panel's bars, and of the others', in pixels.
 _TALL, _LOW = 144, 64
@@ -26,12 +26,6 @@ _LABELS = 6
 _LABEL_WIDTH = 16
 #: What the top of a scale begins with. Half of each is on the scale as well.
 _NICE = (1, 2, 4, 6, 8, 10)
-
-_FIRST_DAYS: dict[str, Callable[[date], date]] = {
-    "day": lambda day: day,
-    "week": lambda day: day - timedelta(days=day.weekday()),
-    "month": lambda day: day.replace(day=1),
-}
 
 
 @dataclass(frozen=True)
@@ -136,7 +130,7 @@ def draw_chart(stats: Stats, steps: Sequence[str], unit: str = "day") -> Chart:
 
 def _group(stats: Stats, unit: str) -> list[Slot]:
     """Put the days of each unit together, and the days of the period before that were at the same place in it."""
-    first_day, earlier = _FIRST_DAYS[unit], stats.previous.rows if stats.previous is not None else None
+    first_day, earlier = FIRST_DAYS[unit], stats.previous.rows if stats.previous is not None else None
     places: dict[date, list[int]] = {}
     for place, (day, _) in enumerate(stats.rows):
         places.setdefault(first_day(day), []).append(place)

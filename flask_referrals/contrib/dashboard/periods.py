@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from ...exceptions import InvalidValueError
+from ...stats import FIRST_DAYS
 
 #: How many days each bar of a chart has: a day, a week from Monday, or a month.
-UNITS = ("day", "week", "month")
+UNITS = tuple(FIRST_DAYS)
 #: The longest periods whose charts have a bar for each day, and for each week.
 _MAX_DAYS, _MAX_WEEKS = 92, 26 * 7
 #: The longest period: a bar for each day is possible then.

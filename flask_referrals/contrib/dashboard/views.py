@@ -3,7 +3,6 @@
 import re
 import typing as t
 from collections.abc import Callable, Sequence
-from datetime import date
 from functools import partial
 
 import flask
@@ -17,8 +16,7 @@ from ...db.totals import midnight
 from ...exceptions import InvalidValueError
 from ...reports import latest_actions, links_of
 from ...state import AppState, current_state
-from ...stats import Stats, Totals, get_stats, load_users, totals_of
-from ...times import now
+from ...stats import Stats, Totals, get_stats, load_users, today, totals_of
 from ...web.client import unwrapped
 from .charts import draw_chart
 from .periods import DEFAULT, UNITS, last_days, quick_choices, read_period
@@ -72,7 +70,7 @@ def referral_stats(user: t.Any, days: int = DEFAULT) -> Stats | None:
     owner = user_key(state, user)
     if owner is None:
         return None
-    since = last_days(_today(state), days).since
+    since = last_days(today(state), days).since
     read = partial(get_stats, state, owner_key=owner, since=since, by="day")
     return state.reports.run(read, on_failure=partial(state.log_or_raise, "Could not read the statistics of a user."))
 
@@ -96,7 +94,7 @@ def _render_chart(stats: Stats, unit: str = "day") -> Markup:
 def show_own() -> str:
     """Show what came of the links of the logged-in user."""
     state, user, page = current_state(), _require_owner(), _read_page()
-    since, owner = last_days(_today(state), DEFAULT).since, user_key(state, user)
+    since, owner = last_days(today(state), DEFAULT).since, user_key(state, user)
     stats = get_stats(state, owner_key=owner, since=since, by="day")
     links = links_of(state, user, limit=_LINKS + 1, offset=(page - 1) * _LINKS)
     if not links and page > 1:
@@ -121,21 +119,21 @@ def download_own() -> Response:
     state = current_state()
     links = links_of(state, _require_owner())
     text = write_csv(state, "referral", _with_totals(state, links), with_owner=False)
-    return _as_file(text, f"links-{_today(state)}.csv")
+    return _as_file(text, f"links-{today(state)}.csv")
 
 
 def show_all(allow: Allow) -> ResponseReturnValue:
     """Show what came of all links in a period."""
     _require_operator(allow)
     state, query = current_state(), flask.request.args
-    today, names, error = _today(state), table_names(state), None
+    day, names, error = today(state), table_names(state), None
     by = query.get("by", names[0])
-    period = last_days(today, DEFAULT)
+    period = last_days(day, DEFAULT)
     try:
         if by not in names:
             by = names[0]
             raise InvalidValueError("by", f"must be one of {', '.join(names)}")
-        period = read_period(query, today)
+        period = read_period(query, day)
     except InvalidValueError as invalid:
         error = invalid
     since, until = period.since, period.until
@@ -153,7 +151,7 @@ def show_all(allow: Allow) -> ResponseReturnValue:
         owners=owners,
         name_user=partial(name_user, state),
         period=period,
-        quick=quick_choices(today),
+        quick=quick_choices(day),
         units=UNITS,
         error=error,
     )
@@ -166,15 +164,11 @@ def download_all(allow: Allow) -> Response:
     state, query = current_state(), flask.request.args
     by = query.get("by", "day")
     try:
-        period = read_period(query, _today(state))
+        period = read_period(query, today(state))
         rows = get_stats(state, since=period.since, until=period.until, by=by).rows
     except InvalidValueError as error:
         abort(400, str(error))
     return _as_file(write_csv(state, by, rows), f"referrals-{by}-{period.since}-{period.until}.csv")
-
-
-def _today(state: AppState) -> date:
-    return now().astimezone(state.database.zone).date()
 
 
 def _require_user() -> t.Any:
