@@ -25,6 +25,7 @@ from .db.conditions import Condition, is_exactly
 from .db.tables import ReferralColumns
 from .db.totals import day_of, day_start, midnight, split_days, watermark
 from .exceptions import InvalidValueError
+from .settings import Settings
 from .state import AppState
 from .times import as_utc, load_zone, now, parse_time, require_aware
 from .types import CLICK
@@ -127,9 +128,11 @@ class _Question(t.NamedTuple):
     limit: int | None = None
 
 
-def step_label(action: str) -> str:
-    """Return the heading of a column or card that counts an action."""
-    return "Clicks" if action == CLICK else action.capitalize().replace("_", " ")
+def step_label(settings: Settings, action: str) -> str:
+    """Return the heading of a column or card that counts an action: the site's own words for it, if there are any."""
+    if action == CLICK:
+        return "Clicks"
+    return settings.action_display.get(action, action.capitalize().replace("_", " "))
 
 
 def get_stats(

@@ -142,7 +142,7 @@ def _table(state: AppState, by: str, rows: Sequence[tuple[t.Any, Totals]]) -> tu
         ]
         for key, totals in rows
     ]
-    return [by.capitalize(), *map(step_label, steps), "Value"], lines
+    return [by.capitalize(), *(step_label(state.settings, step) for step in steps), "Value"], lines
 
 
 def _write_csv(by: str | None, rows: Sequence[tuple[t.Any, Totals]]) -> None:

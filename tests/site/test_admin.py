@@ -607,6 +607,12 @@ class TestInsight:
         add_views(Admin(host.app, index_view=index()))
         return host.client()
 
+    @on_sqlite
+    def test_shows_the_sites_words_for_steps(self, new_host: MakeHost) -> None:
+        client = self.new_admin(new_host(REFERRALS_ACTION_DISPLAY={"SIGNED_UP": "Joined us"}))
+        for page in (get(client, "/admin/"), get(client, LINKS)):
+            assert "Joined us" in page and "Signed up" not in page and "Purchased" in page
+
     @pytest.mark.parametrize("is_rolled_up", [False, True])
     def test_compares_30_days_with_the_30_before(self, new_host: MakeHost, is_rolled_up: bool) -> None:
         host = new_host()

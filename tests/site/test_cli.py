@@ -565,6 +565,15 @@ class TestStats:
     def test_stats_prints(self, codes: list[str], run: Run, arguments: list[str], expected: list[str]) -> None:
         assert [" ".join(line.split()) for line in run("stats", *arguments).stdout.splitlines()] == expected
 
+    @on_sqlite
+    def test_steps_have_the_sites_words(self, new_host: MakeHost) -> None:
+        host = new_host(REFERRALS_ACTION_DISPLAY={"SIGNED_UP": "Joined us"})
+        with host.app.app_context():
+            code = Referral.create("/").code
+        host.client().get(f"/referrals/{code}")
+        printed = host.app.test_cli_runner().invoke(args=["referrals", "stats", "--by", "label"])
+        assert printed.stdout.split("\n")[0].split() == ["Label", "Clicks", "Joined", "us", "Purchased", "Value"]
+
     def test_json_has_all_actions(self, codes: list[str], run: Run) -> None:
         total = {"count": 1, "value": {}}
         found = lines(run("stats", "--link", codes[1], "--by", "referral", "--json"))

@@ -54,6 +54,7 @@ class InsightIndexView(Page, AdminIndexView):
     def index(self) -> str:
         """Show the numbers, the links with most clicks and the users whose links have most clicks."""
         state = current_state()
+        labels = {step: step_label(state.settings, step) for step in state.settings.funnel}
         until = today(state)
         since = until - timedelta(days=_DAYS - 1)
         stats = current_referrals.stats(since=since, until=until, by="day", compare=True)
@@ -65,30 +66,30 @@ class InsightIndexView(Page, AdminIndexView):
             since=since,
             until=until,
             stats=stats,
-            cards=_cards(stats, state.settings.funnel),
+            cards=_cards(stats, labels),
             links=[(self.link_to(link, link.code), totals) for link, totals in links],
             owners=[(self.link_to(owner), totals) for owner, totals in owners if owner is not None][:_ROWS],
             amounts_of=amounts_of,
-            steps=[(step, step_label(step)) for step in state.settings.funnel],
+            steps=[*labels.items()],
         )
 
 
-def _cards(stats: Stats, steps: t.Sequence[str]) -> dict[str, list[_Line]]:
-    """Return the lines of each card: the steps, the values by currency, and the conversion of each further step."""
+def _cards(stats: Stats, labels: t.Mapping[str, str]) -> list[tuple[str, list[_Line]]]:
+    """Return the heading and the lines of each card: the steps, the values, and the conversion of each further step."""
     before = t.cast(Stats, stats.previous)
-    cards = {step_label(step): [_count(stats.totals, before.totals, step)] for step in steps}
+    steps = [(label, [_count(stats.totals, before.totals, step)]) for step, label in labels.items()]
     values, earlier = (period.totals.value for period in (stats, before))
-    cards["Value"] = []
+    amounts = []
     for currency in sorted({*values, *earlier}, key=lambda currency: currency or ""):
         sums = [each.get(currency, Decimal(0)) for each in (values, earlier)]
         text, text_before = (str(Amount(each, currency)) for each in sums)
-        cards["Value"].append(_Line(text, text_before, _change(*sums)))
-    cards["Conversion"] = [
-        _Line(_percent(stats.conversion(step)), _percent(before.conversion(step)), name=step_label(step))
-        for step in steps
+        amounts.append(_Line(text, text_before, _change(*sums)))
+    conversion = [
+        _Line(_percent(stats.conversion(step)), _percent(before.conversion(step)), name=label)
+        for step, label in labels.items()
         if step != CLICK
     ]
-    return cards
+    return [*steps, ("Value", amounts), ("Conversion", conversion)]
 
 
 def _count(totals: Totals, before: Totals, step: str) -> _Line:

@@ -90,13 +90,14 @@ class ReferralAdmin(RecordView):
     _sorted_by = ("code", "label", "redirect_to", "expired_at", "created_at")
 
     def __init__(self, app: Flask, *args: t.Any, **options: t.Any) -> None:
-        steps = {f"{_COUNT}{step}": step for step in state_of(app).settings.funnel if step != CLICK}
+        settings = state_of(app).settings
+        steps = {f"{_COUNT}{step}": step for step in settings.funnel if step != CLICK}
         self._steps = list(steps)
         #: What the links are sorted by: the action of a column, or ``None`` for the value.
         self._ranked = (
             {"response_count": CLICK, **steps, "total_value": None} if self.column_sortable_list is None else {}
         )
-        labels = {name: step_label(step) for name, step in steps.items()}
+        labels = {name: step_label(settings, step) for name, step in steps.items()}
         self.column_labels = {**labels, **(self.column_labels or {})}
         self.column_formatters = {**dict.fromkeys(steps, _format_count), **self.column_formatters}
         super().__init__(app, *args, **options)
