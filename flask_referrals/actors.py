@@ -68,16 +68,17 @@ def user_key(state: AppState, user: t.Any) -> t.Any:
     """Return the key of a user as it is stored, or ``None`` for ``None`` and Flask-Login's anonymous user.
 
     It is the primary key, or text in an app without a user model, whose users may also be bare ids, as in a token.
+    A user who is not active has one, too, though Flask-Login does not take them as authenticated.
 
     :raises InvalidValueError: it is not a user of this app.
     """
-    user = unwrapped(user)
-    if user is None or not getattr(user, "is_authenticated", True):
+    user, model = unwrapped(user), state.database.models.user
+    is_of_model = model is not None and isinstance(user, model)
+    if not getattr(user, "is_authenticated", user is not None) and getattr(user, "is_anonymous", not is_of_model):
         return None
-    model = state.database.models.user
     if model is None:
         return plain_key(user)
-    if not isinstance(user, model):
+    if not is_of_model:
         raise InvalidValueError("user", f"must be a {model.__name__}, not {type(user).__name__}")
     return primary_key(user, "user")
 

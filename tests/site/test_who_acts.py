@@ -149,6 +149,37 @@ class TestActionForAUser:
         assert client.post("/act/LOOKED").text == ""
 
 
+class TestInactiveUser:
+    """A user who is not active, such as one who has not confirmed an address: Flask-Login says not authenticated."""
+
+    @pytest.fixture
+    def host(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> Host:
+        @host.app.post("/confirm")
+        def confirm() -> str:
+            return code_of(Referral.record_response("BOUGHT", user=find_user(host, "mia"), key="order 1"))
+
+        with host.app.app_context():
+            mia = host.user("mia")
+            Referral.create("/coffee", code="coffee").respond("CAME", user=mia)
+        link_of(host, "olga")
+        monkeypatch.setattr(host.User, "is_active", property(lambda user: user.name != "mia"), raising=False)
+        return host
+
+    def test_action_is_that_of_the_user_who_is_given(self, host: Host, client: FlaskClient) -> None:
+        client.get("/referrals/tea")
+        client.post("/signup", data={"name": "clerk"})
+        assert client.post("/confirm").text == "coffee"
+        assert rows(host)[-1] == Row("BOUGHT", "mia")
+
+    def test_user_has_links_and_can_be_forgotten(self, host: Host) -> None:
+        with host.app.app_context():
+            mia = find_user(host, "mia")
+            assert Referral.create("/", user=mia).user is mia
+            assert Referral.explain(mia) != []
+            host.referrals.forget_user(mia)
+            assert mia.referral_codes == []
+
+
 class Staff(UserMixin):  # type: ignore[misc]
     """A user of Flask-Login who is not of the user model."""
 
