@@ -5,13 +5,14 @@ import typing as t
 from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import sqlalchemy as sa
 from flask import Flask, g
 from sqlalchemy.orm import MappedAsDataclass, Mapper, Session, scoped_session, sessionmaker
 
 from .db.build import Base, Choices, get_models
-from .db.database import Database, SettingNames
+from .db.database import Database, HasSession, SettingNames
 from .exceptions import ConfigurationError
 from .failures import log_failure
 from .models import ReferralMixin, ReferralResponseMixin
@@ -23,7 +24,7 @@ from .state import current_state
 class _Host:
     """A host's database extension."""
 
-    sessions: scoped_session[t.Any]
+    extension: HasSession
     setting_names: SettingNames
     #: The names of the engines that the host can choose from, and what returns such an engine.
     engine_names: Sequence[str]
@@ -50,7 +51,7 @@ def make_database(app: Flask, db: object, choices: Choices, settings: Settings) 
         database = Database(
             base=base,
             models=get_models(base, choices, (ReferralMixin, ReferralResponseMixin)),
-            sessions=host.sessions,
+            host=host.extension,
             get_engine=host.get_engine,
             plain_get_bind=host.plain_get_bind,
             setting_names=host.setting_names,
@@ -85,7 +86,7 @@ def _is_instance(db: object, module: str, name: str) -> bool:
 
 def _scoped_session(db: scoped_session[t.Any]) -> _Host:
     return _Host(
-        sessions=db,
+        extension=SimpleNamespace(session=db),
         setting_names=SettingNames("", "the URL of the engine", "the arguments of create_engine()"),
         engine_names=[],
         get_engine=dict[str, sa.Engine]().__getitem__,
@@ -99,7 +100,7 @@ def _flask_sqlalchemy(db: t.Any, user_model: t.Any) -> _Host:
     if getattr(user_model, "__fsa__", db) is not db:
         raise ConfigurationError(f"user_model={user_model.__name__} is a model of another SQLAlchemy() than the app's.")
     return _Host(
-        sessions=db.session,
+        extension=db,  # a test may replace its session
         setting_names=SettingNames(
             "SQLALCHEMY_BINDS", "SQLALCHEMY_DATABASE_URI and SQLALCHEMY_BINDS", "SQLALCHEMY_ENGINE_OPTIONS"
         ),
@@ -115,7 +116,7 @@ def _flask_sqlalchemy_lite(db: t.Any) -> _Host:
     # The name in flask.g is private.
     sessions = _KeptSessions(lambda: db.session, lambda: g.setdefault("_sqlalchemy_sessions", {}), "default")
     return _Host(
-        sessions=sessions.scoped(db.sessionmaker),
+        extension=SimpleNamespace(session=sessions.scoped(db.sessionmaker)),
         setting_names=SettingNames("SQLALCHEMY_ENGINES", "SQLALCHEMY_ENGINES", "SQLALCHEMY_ENGINES['default']"),
         engine_names=[*db.engines],
         get_engine=db.get_engine,
@@ -125,7 +126,7 @@ def _flask_sqlalchemy_lite(db: t.Any) -> _Host:
 def _alchemical(db: t.Any) -> _Host:
     sessions = _KeptSessions(lambda: db.session, lambda: vars(g), "alchemical_session")
     return _Host(
-        sessions=sessions.scoped(lambda: db.Session()),
+        extension=SimpleNamespace(session=sessions.scoped(lambda: db.Session())),
         setting_names=SettingNames(
             "ALCHEMICAL_BINDS", "ALCHEMICAL_DATABASE_URL and ALCHEMICAL_BINDS", "ALCHEMICAL_ENGINE_OPTIONS"
         ),

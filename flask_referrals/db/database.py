@@ -23,13 +23,19 @@ class SettingNames(t.NamedTuple):
     options: str
 
 
+class HasSession(t.Protocol):
+    """The host's database extension, or what stands for it."""
+
+    session: scoped_session[t.Any]
+
+
 @dataclass(frozen=True)
 class Database:
     """What ``init_app`` found out about the host's database."""
 
     base: Base
     models: Models
-    sessions: scoped_session[t.Any]
+    host: HasSession
     #: Returns the engine that the host has under a name.
     get_engine: Callable[[str], sa.Engine]
     #: The ``get_bind`` of sessions that choose an engine by the bind of a table only.
@@ -46,7 +52,7 @@ class Database:
     @property
     def session(self) -> Session:
         """The host's session. It is created on first access."""
-        return t.cast(Session, self.sessions())
+        return t.cast(Session, self.host.session())
 
     @property
     def engine(self) -> sa.Engine:
@@ -94,7 +100,7 @@ class Database:
 
     def new_session(self) -> Session:
         """Return a session of the extension's own, of the host's kind."""
-        return t.cast(Session, self.sessions.session_factory())
+        return t.cast(Session, self.host.session.session_factory())
 
     def guard(self, callback: Callback) -> Callback:
         """Return the callback as one that logs its errors instead of raising them."""
@@ -117,7 +123,7 @@ class Database:
         if self._accepts_work():
             yield
             return
-        registry = self.sessions.registry
+        registry = self.host.session.registry
         replaced = registry()
         with self.new_session() as session:
             registry.set(session)

@@ -80,7 +80,7 @@ def get_deadline(timeout: timedelta | None) -> float:
 
 def is_in_transaction(database: Database) -> bool:
     """Return whether the host's session has a transaction. No session is created to find out."""
-    registry = database.sessions.registry
+    registry = database.host.session.registry
     return registry.has() and registry().in_transaction()
 
 
@@ -107,7 +107,7 @@ class Transaction:
     @cached_property
     def session(self) -> Session:
         """The host's session."""
-        return t.cast(Session, self.database.sessions())
+        return t.cast(Session, self.database.host.session())
 
     @property
     def connection(self) -> sa.Connection:
@@ -364,7 +364,7 @@ class ConnectionTransaction(OwnTransaction):
         return found
 
     def _open(self) -> t.Any:
-        database, factory = self.database, self.database.sessions.session_factory
+        database, factory = self.database, self.database.host.session.session_factory
         kind = (factory.class_, factory.kw["bind"]) if isinstance(factory, sessionmaker) else None
         probe = database.probes.get(kind)
         if probe is None or kind is None:

@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 from flask_login import current_user
 from flask_sqlalchemy.session import Session as FlaskSession
 from sqlalchemy import event
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 from flask_referrals import CodeTakenError, ConfigurationError, Referral
 from tests.conftest import MakeHost
@@ -266,15 +267,20 @@ class TestRetry:
         assert rows(host) == [Row("ATTACHED", "mia")]
 
 
-def test_click_joins_the_transaction_of_a_test(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's tests replace the engine by a connection, and roll its transaction back: docs/testing.rst."""
+@pytest.mark.parametrize("is_session", [False, True], ids=["engine", "session"])
+def test_click_joins_the_transaction_of_a_test(host: Host, monkeypatch: pytest.MonkeyPatch, is_session: bool) -> None:
+    """The host's tests give the session a connection, and roll its transaction back: docs/testing.rst."""
     with host.app.app_context():
         engines: Any = host.db.engines
         host.db.session.configure(join_transaction_mode="create_savepoint")
     with engines[None].connect() as connection, monkeypatch.context() as replaced:
         transaction = connection.begin()
         connection.execute(sa.insert(host.Product).values(name="tea"))  # SQLite's driver begins with a write
-        replaced.setitem(engines, None, connection)
+        if is_session:
+            factory = sessionmaker(connection, join_transaction_mode="create_savepoint")
+            replaced.setattr(host.db, "session", scoped_session(factory))
+        else:
+            replaced.setitem(engines, None, connection)
         client = host.client()
         follow(host, client)
         client.post("/signup", data={"name": "mia"})
