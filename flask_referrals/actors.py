@@ -45,7 +45,8 @@ def current_user(state: AppState, request: Request | None, *, of_any_model: bool
     loader, config = state.hooks.user_loader, state.app.config
     login_manager = getattr(state.app, "login_manager", None)
     if loader is not None:
-        user = unwrapped(loader())
+        with state.database.without_flush():
+            user = unwrapped(loader())
     # Asking Flask-Login costs 100 calls, and makes it write into a visitor's session, which is then signed anew.
     elif login_manager is not None and (
         "_user_id" in flask.session
@@ -55,7 +56,8 @@ def current_user(state: AppState, request: Request | None, *, of_any_model: bool
     ):
         from flask_login import current_user
 
-        user = unwrapped(current_user)
+        with state.database.without_flush():
+            user = unwrapped(current_user)
     else:
         return None
     model = None if of_any_model else state.database.models.user

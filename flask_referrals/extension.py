@@ -92,7 +92,7 @@ class Referrals:
             database=database,
             hooks=self.hooks,
             target_types=self.targets,
-            visitor_keys=VisitorKeys(app, settings, self.hooks),
+            visitor_keys=VisitorKeys(app, settings, self.hooks, database.without_flush),
             reports=Reports(database, settings.report_bind),
             guesses=GuessLimit(),
             recorder=recorder if recorder is not None else self._recorder,

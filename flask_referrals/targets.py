@@ -39,7 +39,7 @@ def load_target(state: AppState, type_name: str | None, key: str | None) -> t.An
     identity = parse_key(found.model, key, state.database.dialect.name)
     if identity is None:
         return None
-    with state.database.session.no_autoflush:
+    with state.database.without_flush():
         return state.database.session.get(found.model, identity)
 
 

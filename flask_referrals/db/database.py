@@ -2,7 +2,7 @@
 
 import typing as t
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from functools import cached_property
@@ -89,9 +89,13 @@ class Database:
                 "engine's options, or put the models of the referrals on a bind without it."
             )
 
+    def without_flush(self) -> AbstractContextManager[t.Any]:
+        """Return a block in which no query flushes what the host has pending, also one in the host's code."""
+        return self.session.no_autoflush
+
     def objects(self, select: t.Any, parameters: t.Any = None) -> Sequence[t.Any]:
         """Return the objects of a select in the host's session, whose pending changes are not flushed for it."""
-        with self.session.no_autoflush:
+        with self.without_flush():
             return self.session.scalars(select, parameters).all()
 
     def first_object(self, select: t.Any, parameters: t.Any = None) -> t.Any:

@@ -8,7 +8,8 @@ Behind the key stand the clicks of its visitor that a recorder has not stored ye
 import re
 import secrets
 import typing as t
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -65,12 +66,19 @@ def new_key() -> str:
 
 
 class VisitorKeys:
-    """Reads the visitor keys of an app's requests, and changes that of the current one."""
+    """Reads the visitor keys of an app's requests, and changes that of the current one.
 
-    def __init__(self, app: Flask, settings: Settings, hooks: Hooks) -> None:
+    :param without_flush: returns a block in which no query flushes what the host has pending: a store of sessions may
+        read in its database.
+    """
+
+    def __init__(
+        self, app: Flask, settings: Settings, hooks: Hooks, without_flush: Callable[[], AbstractContextManager[t.Any]]
+    ) -> None:
         self._app = app
         self._settings = settings
         self._hooks = hooks
+        self._without_flush = without_flush
         self._window = settings.attribution_window
         self._cookie_lifetime = min(self._window or MAX_LIFETIME, MAX_LIFETIME)
         self._max_age = int(self._cookie_lifetime.total_seconds())
@@ -220,7 +228,8 @@ class VisitorKeys:
             yield text, window
         interface = self._app.session_interface
         if has_changed and interface.get_cookie_name(self._app) in request.cookies:
-            arrived: t.Any = interface.open_session(self._app, t.cast(flask.Request, request)) or {}
+            with self._without_flush():
+                arrived: t.Any = interface.open_session(self._app, t.cast(flask.Request, request)) or {}
             text = str(arrived.get(SESSION_KEY, text))
             yield text, window
         if self._settings.cookie is not None and not text:

@@ -172,6 +172,23 @@ READS: dict[str, Callable[[Host, Any], object]] = {
 }
 
 
+@pytest.mark.parametrize("path", ["/referrals/tea", "/?ref=tea", "/credit?ref=tea"])
+def test_loading_the_user_does_not_flush_what_the_host_has_not_completed(
+    host: Host, client: FlaskClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    @host.app.get("/credit")
+    def credit() -> str:
+        referral = Referral.referral_for_request()
+        return "" if referral is None else referral.code
+
+    with host.app.app_context():
+        Referral.create("/", code="tea")
+    client.post("/signup", data={"name": "mia"})
+    assert client.get(path, headers={"X-Write": "add_incomplete"}).status_code in (200, 302)
+    assert rows(host) == [Row("RESPONDED", "mia")]
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("read", READS)
 def test_reading_does_not_flush_what_the_host_has_not_completed(host: Host, client: FlaskClient, read: str) -> None:
     @host.app.post("/add")

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from cachelib.file import FileSystemCache
-from flask import Flask
+from flask import Flask, session
+from flask_login import login_user
 from flask_session import Session
 from flask_sqlalchemy import SQLAlchemy
 
@@ -45,6 +47,32 @@ def test_visitor_who_signs_up_is_credited(site: Site) -> None:
     assert client.post("/act/BOUGHT").text == code
     client.post("/logout")
     assert client.post("/act/BOUGHT").text == ""
+
+
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:flask_session")
+def test_login_does_not_flush_what_the_host_has_not_completed(site: Site) -> None:
+    with site.app.app_context():
+        User: Any = sa.inspect(Referral).relationships["user"].mapper.class_
+        site.db.session.add(User(name="mia"))
+        site.db.session.commit()
+
+    @site.app.get("/basket")
+    def fill_basket() -> str:
+        session["basket"] = "tea"
+        return ""
+
+    @site.app.post("/enter")
+    def enter() -> str:
+        mia, user = site.db.session.scalars(sa.select(User)).one(), User()
+        site.db.session.add(user)
+        login_user(mia)
+        user.name = "whole"
+        site.db.session.commit()
+        return "entered"
+
+    client = site.app.test_client()
+    client.get("/basket")
+    assert client.post("/enter").text == "entered"
 
 
 @pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning:flask_session")
