@@ -190,41 +190,12 @@ def _begin_again(transaction: Transaction, rebuild: bool) -> None:
         whole = day if day == as_utc(purged) else day_start(day + timedelta(hours=26), zone)
         start = min(until, max(start, whole))
     stale = sa.and_(total.c.referral_id.is_not(None), total.c.day >= start)
-    lost = _count_lost(transaction, stale, start, until)
     transaction.execute(sa.delete(total).where(sa.or_(stale, is_of_site(total.c))))
-    if lost:
-        transaction.execute(sa.insert(total), lost)
     _add_site_totals(transaction, EPOCH, start)
     transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=start, action=name))
     kept = sa.select(total.c.id).where(total.c.referral_id.is_not(None), total.c.day < start)
     if transaction.scalar(kept.limit(1)) is not None:
         note_purge(transaction, start)  # in another time zone, a day that is kept may overlap with a later one
-
-
-def _count_lost(
-    transaction: Transaction, stale: sa.ColumnElement[bool], start: datetime, until: datetime
-) -> list[dict[str, t.Any]]:
-    """Return the totals of deleted responses in rows that stand for many days.
-
-    Rows without a value are from a version that counted all days since the last roll-up as one.
-    """
-    total, responses = transaction.database.models.total, transaction.database.models.responses
-    groups = total.c.referral_id, total.c.action
-    kept = sa.select(*groups, sa.func.sum(total.c.count)).where(stale).group_by(*groups)
-    kept = kept.having(sa.func.count() > sa.func.count(total.c.value))
-    lost = {(row[0], row[1]): int(row[2]) for row in transaction.execute(kept)}
-    if lost:
-        groups = responses.referral_id, responses.action
-        stored = sa.select(*groups, sa.func.count()).group_by(*groups)
-        stored = stored.where(responses.created_at >= start, responses.created_at < until, responses.ignored.is_(None))
-        for referral_id, action, number in transaction.execute(stored):
-            lost[referral_id, action] = lost.get((referral_id, action), 0) - number
-    before = {"day": start - timedelta(hours=1), "value": Decimal(0)}
-    return [
-        {"referral_id": referral_id, "action": action, "count": number, **before}
-        for (referral_id, action), number in lost.items()
-        if number > 0
-    ]
 
 
 def _roll_up_days(transaction: Transaction) -> int:
