@@ -1,13 +1,10 @@
 """Objects that referrals and responses are about: how they are stored, loaded, and put into a form."""
 
 import typing as t
-from collections.abc import Iterable
 
-import sqlalchemy as sa
 from itsdangerous import BadData
 
 from .db.keys import parse_key, primary_key, table_name
-from .db.tables import RecordColumns
 from .exceptions import InvalidValueError
 from .state import AppState
 from .types import TargetType
@@ -41,27 +38,6 @@ def load_target(state: AppState, type_name: str | None, key: str | None) -> t.An
         return None
     with state.database.without_flush():
         return state.database.session.get(found.model, identity)
-
-
-def load_targets(state: AppState, records: Iterable[RecordColumns]) -> dict[RecordColumns, t.Any]:
-    """Return the targets of records, loaded in one statement for each type that was not registered with ``load``."""
-    by_type: dict[str, dict[RecordColumns, str]] = {}
-    for record in records:
-        if record.target_type is not None and record.target_id is not None:
-            by_type.setdefault(record.target_type, {})[record] = record.target_id
-    found: dict[RecordColumns, t.Any] = {}
-    for name, of_type in by_type.items():
-        target_type = find_type(state, name)
-        if target_type is None or target_type.load is not None:
-            continue
-        model = target_type.model
-        keys = {record: parse_key(model, key, state.database.dialect.name) for record, key in of_type.items()}
-        column = sa.inspect(model).primary_key[0]
-        wanted = sa.select(model).where(column.in_({key for key in keys.values() if key is not None}))
-        # As text: a key of a type of the host's own may differ in Python from what it was parsed from.
-        by_key = {str(sa.inspect(obj).identity[0]): obj for obj in state.database.objects(wanted)}
-        found |= {record: by_key.get(str(key)) for record, key in keys.items()}
-    return found
 
 
 def find_type(state: AppState, name: str) -> TargetType | None:

@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from html import unescape
@@ -25,10 +25,9 @@ from example_app.demo_data import add_data
 from example_app.extensions import db
 from flask_referrals import ConfigurationError, Referral, Referrals
 from flask_referrals.contrib.admin import InsightIndexView, ReferralAdmin, ReferralResponseAdmin, add_views
+from flask_referrals.contrib.admin.base import load_targets
 from flask_referrals.contrib.dashboard import create_blueprint
-from flask_referrals.models import set_loaded_target
 from flask_referrals.state import current_state
-from flask_referrals.targets import load_targets
 from tests.conftest import MakeHost
 from tests.databases import on_sqlite
 from tests.host import Host, get_one, make_host, sent_by_requests, statements
@@ -870,11 +869,6 @@ def test_views_need_the_referrals_and_an_app(sqlite_url: str) -> None:
         add_views(Admin())
 
 
-def load(records: Sequence[Any]) -> None:
-    for record, target in load_targets(current_state(), records).items():
-        set_loaded_target(record, target)
-
-
 @pytest.mark.parametrize(
     ("key_type", "new_key"), [(sa.Integer, None), (sa.String(36), lambda: str(uuid.uuid4())), (sa.Uuid, uuid.uuid4)]
 )
@@ -891,7 +885,7 @@ def test_targets_of_many_records_are_loaded_by_one_statement(
         host.db.session.remove()
         records = host.db.session.scalars(sa.select(host.referrals.Referral).order_by(host.referrals.Referral.id)).all()
         with statements(host.db) as sent:
-            load(records)
+            load_targets(current_state(), records)
             first, second = (record.target for record in records)
         assert (first.name, second) == ("Pot", None)
         assert len(sent) == 1
@@ -901,7 +895,7 @@ def test_loaded_target_is_gone_once_it_is_deleted(host: Host) -> None:
     with host.app.app_context():
         product = host.add(host.Product(name="Pot"))
         link = Referral.create("/", target=product)
-        load([link])
+        load_targets(current_state(), [link])
         assert link.target is product
         host.db.session.delete(product)
         host.db.session.commit()
@@ -916,5 +910,5 @@ def test_types_with_a_loader_of_their_own_are_left_to_it(host: Host) -> None:
         link = Referral.create("/", target=host.user("olga"))
         assert link.id  # read anew after the commit
         with statements(host.db) as sent:
-            load([link])
+            load_targets(current_state(), [link])
         assert (sent, link.target) == ([], "user 1")

@@ -2,7 +2,7 @@
 
 import re
 import typing as t
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 
 import sqlalchemy as sa
@@ -14,10 +14,11 @@ from flask_admin.model import BaseModelView
 from markupsafe import Markup
 from sqlalchemy.orm import scoped_session
 
+from ...db.keys import parse_key
 from ...exceptions import ConfigurationError
-from ...models import set_loaded_target
+from ...models import RecordMixin, set_loaded_target
 from ...state import EXTENSION_KEY, AppState, current_state
-from ...targets import load_targets
+from ...targets import find_type
 from ...times import require_aware
 
 if t.TYPE_CHECKING:  # Flask-Admin has no types, so this declares what is used
@@ -149,6 +150,26 @@ def format_target(view: "RecordView", context: t.Any, row: t.Any, name: str) -> 
 def format_breakable(view: "RecordView", context: t.Any, row: t.Any, name: str) -> str:
     # Without line breaks, one long URL makes the table wider than the page.
     return Markup('<span class="text-break">{}</span>').format(getattr(row, name))
+
+
+def load_targets(state: AppState, records: Iterable[RecordMixin]) -> None:
+    """Load the targets of records, in one statement for each type that was not registered with ``load``."""
+    by_type: dict[str, dict[RecordMixin, str]] = {}
+    for record in records:
+        if record.target_type is not None and record.target_id is not None:
+            by_type.setdefault(record.target_type, {})[record] = record.target_id
+    for name, of_type in by_type.items():
+        target_type = find_type(state, name)
+        if target_type is None or target_type.load is not None:
+            continue
+        model = target_type.model
+        keys = {record: parse_key(model, key, state.database.dialect.name) for record, key in of_type.items()}
+        column = sa.inspect(model).primary_key[0]
+        wanted = sa.select(model).where(column.in_({key for key in keys.values() if key is not None}))
+        # As text: a key of a type of the host's own may differ in Python from what it was parsed from.
+        by_key = {str(sa.inspect(obj).identity[0]): obj for obj in state.database.objects(wanted)}
+        for record, key in keys.items():
+            set_loaded_target(record, by_key.get(str(key)))
 
 
 def state_of(app: Flask) -> AppState:
@@ -311,8 +332,7 @@ class RecordView(Page, ModelView):
         """Return the rows of a page, with all their targets loaded."""
         count, rows = super().get_list(*args, **kwargs)
         if isinstance(rows, list):
-            for row, target in load_targets(current_state(), rows).items():
-                set_loaded_target(row, target)
+            load_targets(current_state(), rows)
         return count, rows
 
     def get_one(self, id: t.Any) -> t.Any:
