@@ -140,8 +140,6 @@ def record_touch(
 
 @dataclass
 class _Recording:
-    """The recording of one response, in its transaction."""
-
     state: AppState
     request: Request | None
     transaction: HostTransaction | OwnTransaction
@@ -172,7 +170,6 @@ class _Recording:
         self.state.log_or_raise("The action %r could not be recorded.", self.action.name)
 
     def record_under_credit(self, actor: Actor) -> ResponseColumns | None:
-        """Store the response under the referral that earns the credit."""
         if self.is_joining or self.state.recorder is not None:
             join_history(self.state, self.transaction, self.request, actor)
         # Once they are joined, all of the visitor's responses are the user's.
@@ -189,7 +186,6 @@ class _Recording:
         return self._record(choice)
 
     def record_under(self, choice: Choice) -> ResponseColumns | None:
-        """Store the response under a known referral."""
         actor, keys = self.actor, self.state.visitor_keys
         join_history(self.state, self.transaction, self.request, actor)
         response = self._record(choice)

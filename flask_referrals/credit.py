@@ -160,14 +160,12 @@ def choose_referral(state: AppState, actor: Actor) -> Choice | None:
 
 
 def choose_known(referral_id: int, actor: Actor | Anonymous, reason: str | None = None) -> Choice:
-    """Return the choice of a referral that is known already."""
     if actor.user_id is not None:
         return Choice(KnownQuery(True), {"chosen_id": referral_id, "user": actor.user_id})
     return Choice(KnownQuery(False), {"chosen_id": referral_id, "reason": reason})
 
 
 def find_credited_referral(state: AppState, actor: Actor) -> ReferralColumns | None:
-    """Return the referral that earns the credit now."""
     choice = choose_referral(state, actor)
     if choice is None:
         return None
@@ -200,10 +198,7 @@ def find_referrer(state: AppState, user_id: t.Any) -> ReferralColumns | None:
 
 
 def find_referred_users(state: AppState, user_id: t.Any) -> Sequence[t.Any]:
-    """Return the users who are bound to a user's referrals, in the order in which they came, in one statement.
-
-    :return: the users; in an app without a user model their stored keys.
-    """
+    """Return the users who are bound to a user's referrals, in the order in which they came, in one statement."""
     models = state.database.models
     referral, response = models.referral, models.response
     earlier: t.Any = sa.orm.aliased(response)

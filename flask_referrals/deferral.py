@@ -28,7 +28,6 @@ class Deferred:
     has_failed: bool = False
 
     def run(self) -> None:
-        """Do the work, unless it is done."""
         if not self.is_done:
             self._finish()
             self.has_failed = not self._try(ConnectionTransaction(self.database, deadline=get_deadline(self.timeout)))

@@ -22,8 +22,6 @@ from .state import current_state
 
 @dataclass(frozen=True)
 class _Host:
-    """A host's database extension."""
-
     extension: HasSession
     setting_names: SettingNames
     #: The names of the engines that the host can choose from, and what returns such an engine.

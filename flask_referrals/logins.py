@@ -40,8 +40,6 @@ def claim_responses(state: AppState, transaction: Transaction, actor: Actor, *co
 
     Clicks on the user's own links are no longer counted. Of the repeats, only the newest are assigned.
     ``user_linked_to_response`` is sent for each row.
-
-    :param conditions: that are true of the rows, too.
     """
     models = transaction.database.models
     referrals, responses = models.referrals, models.responses

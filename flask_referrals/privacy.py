@@ -111,7 +111,6 @@ class Forgotten(t.NamedTuple):
 
 
 def forget_user(state: AppState, user_id: t.Any, *, commit: bool, progress: Progress = lambda rows: None) -> Forgotten:
-    """Remove a user from both tables."""
     if state.recorder is not None:
         _in_transaction(state, partial(place_tombstones, actors=[Actor(user_id)]), commit=commit)
     run = _Forgetting(state, user_id, commit, progress)

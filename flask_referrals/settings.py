@@ -129,7 +129,6 @@ _path_prefix = _checked(
 
 
 def _setting(default: t.Any, parse: Parser, description: str) -> t.Any:
-    """Return a field of :class:`Settings`."""
     return field(metadata={"default": default, "parse": parse, "description": description})
 
 

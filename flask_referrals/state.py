@@ -20,8 +20,6 @@ EXTENSION_KEY = "referrals"
 
 @dataclass(frozen=True)
 class AppState:
-    """The referrals of one app."""
-
     app: Flask
     #: The :class:`.Referrals` of the app.
     extension: object
@@ -54,7 +52,6 @@ class AppState:
 
 
 def current_state() -> AppState:
-    """Return the state of the current app."""
     state: AppState | None = current_app.extensions.get(EXTENSION_KEY)
     if state is None:
         raise ConfigurationError("This app has no referrals: call 'referrals.init_app(app)' after 'db.init_app(app)'.")

@@ -39,7 +39,6 @@ def action_display(action: str) -> str:
 
 
 def init_app(app: Flask) -> None:
-    """Add the functions and the filter to an app's templates."""
     app.add_template_global(create_referral_form)
     app.add_template_global(referral_responses)
     app.add_template_filter(action_display)

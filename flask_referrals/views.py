@@ -49,7 +49,6 @@ Answer = flask.typing.ResponseReturnValue
 
 
 def create_blueprint(state: AppState) -> Blueprint:
-    """Return the blueprint of an app."""
     views = _Views(state)
     blueprint = Blueprint("referrals", __name__, template_folder="templates", static_folder="static")
     hosts: t.Any = match_every_host(blueprint) if state.app.url_map.host_matching else {}

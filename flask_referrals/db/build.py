@@ -24,8 +24,6 @@ class Query(t.Protocol):
 
 @dataclass(frozen=True)
 class Models:
-    """The models and tables of one database."""
-
     referral: type[ReferralColumns]
     response: type[ResponseColumns]
     user: type[t.Any] | None
@@ -42,19 +40,15 @@ class Models:
 
     @property
     def response_table(self) -> sa.Table:
-        """The table of the responses."""
         return t.cast(sa.Table, sa.inspect(self.response).local_table)
 
     @property
     def tables(self) -> Sequence[sa.Table]:
-        """The three tables of the extension."""
         return [t.cast(sa.Table, sa.inspect(self.referral).local_table), self.response_table, self.total]
 
 
 @dataclass(frozen=True)
 class Base:
-    """The host's declarative base."""
-
     #: The registries of all the host's models; that of new models is the first. Its metadata remembers the models as
     #: long as the tables live: several apps on one database share them.
     registries: tuple[registry, ...]
@@ -63,7 +57,6 @@ class Base:
 
     @property
     def mappers(self) -> Iterator[Mapper[t.Any]]:
-        """The mappers of all the host's models."""
         return (mapper for each in self.registries for mapper in each.mappers)
 
 

@@ -19,8 +19,6 @@ from .transactions import HostTransaction, T, Work
 
 @dataclass(frozen=True)
 class Reports:
-    """Reads reports."""
-
     _database: Database
     #: The key of the replica's bind; ``None`` reads in the host's session.
     _bind: str | None

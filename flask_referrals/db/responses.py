@@ -53,10 +53,7 @@ def new_row(
 
 
 def insert_response(transaction: Transaction, choice: Choice, row: dict[str, t.Any]) -> Stored | None:
-    """Write a response to the referral that is chosen. Return ``None`` if none is.
-
-    :param row: all other columns, by the names of their attributes.
-    """
+    """Write a response to the referral that is chosen. Return ``None`` if none is."""
     database, kind = transaction.database, choice.query.__class__
     if database.can_insert_selected:
         statement = get_statement(database.models, _InsertChosen(kind, choice.query, database.dialect, tuple(row)))
@@ -94,8 +91,6 @@ def find_response(transaction: Transaction, row: dict[str, t.Any], code: str | N
 
 
 class _SelectChosen(t.NamedTuple):
-    """Select the chosen referral, and where it leads."""
-
     kind: type[t.Any]  # without the class, queries of two classes could be equal
     query: Query
 

@@ -71,8 +71,6 @@ def _complete(table: sa.Table, indexes: Iterable[Sequence[t.Any]], unique: Itera
 
 
 class RecordColumns:
-    """Columns of both tables."""
-
     __user_model__: t.ClassVar[type[t.Any] | None] = None
 
     #: The attributes of each index. It is not in ``__table_args__``, which a host may replace.

@@ -110,11 +110,7 @@ def correct_totals(transaction: Transaction, changes: Iterable[Sequence[t.Any]],
 
 
 def count_at_commit(transaction: Transaction, written: sa.ColumnElement[bool], oldest: datetime) -> None:
-    """Correct the totals for responses that the host commits only when their day may be rolled up.
-
-    :param written: selects the responses.
-    :param oldest: the time of the first one.
-    """
+    """Correct the totals for responses that the host commits only when their day may be rolled up."""
     database, responses = transaction.database, transaction.database.models.responses
     counted = sa.select(*(responses[name] for name in Counted._fields))
     counted = counted.where(written, responses.ignored.is_(None))

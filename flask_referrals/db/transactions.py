@@ -106,7 +106,6 @@ class Transaction:
 
     @cached_property
     def session(self) -> Session:
-        """The host's session."""
         return t.cast(Session, self.database.host.session())
 
     @property
@@ -119,7 +118,6 @@ class Transaction:
         return self.session.connection(bind_arguments=self.database.route).execute(statement, parameters)
 
     def scalar(self, statement: t.Any) -> t.Any:
-        """Return the first column of the first row, or ``None``."""
         return self.execute(statement).scalar()
 
     def run(self, work: Work[T], find: Find[T] | None = None, *, on_failure: Callback | None = None) -> T:
@@ -317,7 +315,6 @@ class OwnTransaction(Transaction):
         self._callbacks.append(self.database.guard(callback))
 
     def roll_back(self) -> None:
-        """Roll back all of the work."""
         self.session.rollback()
 
 

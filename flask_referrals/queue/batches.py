@@ -112,8 +112,6 @@ class _Touch:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Events on their way into the table."""
-
     state: AppState
     transaction: Transaction
     models: Models

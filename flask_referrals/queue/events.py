@@ -66,5 +66,4 @@ def event_key(event: Event) -> str:
 
 
 def event_digest(event: Event) -> str:
-    """Return the digest of the row of an event."""
     return digest(CLICK, event_key(event))

@@ -43,11 +43,7 @@ def hand_over(
     client: Mapping[str, str | None],
     params: Mapping[str, str] | None,
 ) -> None:
-    """Hand a click to the recorder, or store it if that fails.
-
-    :param ignored: the reason to ignore the click, as far as the request tells.
-    :param client: what is stored of the request.
-    """
+    """Hand a click to the recorder, or store it if that fails."""
     if ignored is not None and state.settings.ignored == "drop":
         return
     event = {

@@ -27,5 +27,4 @@ def new_signer(app: Flask, purpose: str) -> Signer:
 
 
 def target_serializer(app: Flask) -> URLSafeSerializer:
-    """Return the serializer of the targets in forms."""
     return URLSafeSerializer(_secret_keys(app), salt="flask-referrals.target")

@@ -158,7 +158,6 @@ class VisitorKeys:
             self._keep(request, None)
 
     def is_dropped(self, request: Request) -> bool:
-        """Return whether the key of a request was dropped in it."""
         return _DROPPED in request.environ
 
     def restore(self, request: Request) -> None:
