@@ -16,7 +16,7 @@ from .clicks import attach_code, follow_query
 from .db.tables import RecordColumns, ReferralColumns, ResponseColumns
 from .db.transactions import HostTransaction, OwnTransaction, is_in_transaction
 from .deferral import settle_deferred
-from .queue.pending import has_pending, settle_pending
+from .queue.pending import read_pending, settle_pending
 from .state import AppState, current_state
 from .targets import load_target, reference
 from .types import Actor, Anonymous, storable
@@ -289,7 +289,7 @@ def _settled_actor(request: Request | None) -> tuple[AppState, Actor | Anonymous
     database = state.database
     transaction = HostTransaction(database, flush=False) if is_in_transaction(database) else OwnTransaction(database)
     actor = current_actor(state, request)
-    if has_pending(state, request):
+    if read_pending(state, request):
         failure = partial(state.log_or_raise, "The clicks of a visitor could not be stored before the recorder's turn.")
         transaction.run(partial(settle_pending, state, transaction, request), on_failure=failure)
     return state, actor

@@ -79,11 +79,6 @@ def _keep(state: AppState, request: Request, actor: Actor, event: Event) -> None
     state.visitor_keys.set_pending(request, _NEXT.join((*parts, signature)), actor.visitor_key)
 
 
-def has_pending(state: AppState, request: Request | None) -> bool:
-    """Return whether clicks are kept with the visitor of a request."""
-    return state.recorder is not None and state.visitor_keys.get_pending(request) is not None
-
-
 def read_pending(state: AppState, request: Request | None) -> Sequence[Event]:
     """Return the events of the clicks that are kept with the visitor of a request, if they are young enough."""
     text = state.visitor_keys.get_pending(request) if state.recorder is not None else None
