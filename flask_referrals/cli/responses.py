@@ -16,7 +16,7 @@ from .output import in_text, printable
 @click.option("--reason", required=True, help="Keep this reason, such as 'refund of order 17': at most 200 characters.")
 @with_appcontext
 def void(ids: tuple[int, ...], reason: str) -> None:
-    """Take responses out of all counts and credit, as after a refund.
+    """Take responses out of all counts and credit.
 
     ID is the id of a response, as 'flask referrals show CODE' prints it. Nothing is deleted: the response is marked as
     void, and another response with the action VOIDED keeps the reason. The repeats of a click are voided with it.

@@ -102,7 +102,7 @@ def stats(
 @as_json
 @with_appcontext
 def top(action: str, since: date | None, until: date | None, limit: int, as_json: bool) -> None:
-    """Show the users whose links bring most.
+    """Rank users by what their links bring.
 
     ACTION is the action to count, by default RESPONDED, that is clicks. 'value:EUR' adds up the values in euros. DAY is
     a day such as 2026-01-31 in REFERRALS_TIMEZONE.
