@@ -28,6 +28,7 @@ from flask_referrals.actors import parse_user_key
 from flask_referrals.state import current_state
 from tests.conftest import MakeHost, NewApp
 from tests.host import Host, in_parallel
+from tests.pages import snippet
 
 
 def declare_user(db: SQLAlchemy) -> Any:
@@ -88,6 +89,17 @@ class TestOwnModels:
             found = db.session.execute(columns).all()
             assert found == [("spring", 3)]
             assert user.referral_codes == [invite]
+
+    def test_pair_of_the_documentation(self, new_app: NewApp) -> None:
+        app, db = new_app()
+        User = declare_user(db)
+        models: dict[str, Any] = {"__name__": __name__, "db": db, "User": User}
+        exec(snippet("migrations.rst", "python", "class Invite"), models)
+        Referrals(app, user_model=User)
+        assert set(db.metadata.tables) == {"user", "invite", "answer", "invite_total"}
+        with app.app_context():
+            db.create_all()
+            assert Referral.create("/").respond("CALLED").referral.__class__ is models["Invite"]
 
     def test_default_response_answers_the_own_referral(self, new_app: NewApp) -> None:
         app, db = new_app()
