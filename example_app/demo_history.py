@@ -55,7 +55,7 @@ class Campaign:
     day: int
     clicks: tuple[int, ...]
     site: str | None
-    marks: dict[str, str]
+    params: dict[str, str]
 
     def clicks_on(self, day: int) -> int:
         return self.clicks[day - self.day] if 0 <= day - self.day < len(self.clicks) else 0
@@ -70,7 +70,7 @@ CAMPAIGNS = [
         day=64,
         clicks=(52, 27, 12, 6, 3),
         site=None,
-        marks={"utm_source": "newsletter", "utm_medium": "email", "utm_campaign": "new-harvest"},
+        params={"utm_source": "newsletter", "utm_medium": "email", "utm_campaign": "new-harvest"},
     ),
     Campaign(
         code="teapot-week",
@@ -80,7 +80,7 @@ CAMPAIGNS = [
         day=77,
         clicks=(12, 21, 17, 11, 9, 6, 4),
         site="https://social.example/",
-        marks={"utm_source": "social", "utm_medium": "post", "utm_campaign": "teapot-week"},
+        params={"utm_source": "social", "utm_medium": "post", "utm_campaign": "teapot-week"},
     ),
 ]
 
@@ -228,7 +228,7 @@ class _History:
             "user": None,
             "visitor": self.token(32),
             "ignored": None,
-            "params": campaign.marks if campaign is not None else None,
+            "params": campaign.params if campaign is not None else None,
             "ip_address": f"2001:db8:{self.random.randrange(1, 0xFFFF):x}::",
             "http_referrer": campaign.site if campaign is not None else self.pick(SITES),
             "user_agent": self.random.choice(BROWSERS),

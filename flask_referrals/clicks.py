@@ -329,7 +329,7 @@ def preview_click(state: AppState, request: Request, codes: Sequence[str]) -> tu
 
 
 def _campaign(state: AppState, request: Request) -> dict[str, str] | None:
-    """Return the marks of ``REFERRALS_CAMPAIGN_PARAMS`` that a link carries, at most 100 characters each."""
+    """Return the arguments of a link that ``REFERRALS_CAMPAIGN_PARAMS`` names, at most 100 characters each."""
     if not request.query_string:
         return None
     given = arguments(request)

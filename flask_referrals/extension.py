@@ -191,7 +191,7 @@ class Referrals:
         compare: bool = False,
         limit: int | None = None,
     ) -> Stats:
-        """Return what came of the links in a period: counted responses and their values by action.
+        """Return the counted responses of a period and their values, by action.
 
         :param owner: count the links of this user only.
         :param referral: count this link only.
@@ -199,12 +199,12 @@ class Referrals:
         :param since: the first day of the period in ``REFERRALS_TIMEZONE``, or an aware time; from the beginning
             without it.
         :param until: the last day, or an aware time that is not included; until now without it.
-        :param by: count by this too. ``day``, ``week`` or ``month``: the keys in ``rows`` are the first days, also of
-            periods without a response. ``referral``, ``owner``: the objects; users' stored keys in an app without a
-            user model. ``label``. ``referrer`` or a name in ``REFERRALS_CAMPAIGN_PARAMS``: those of an action are those
-            of the last click before it. ``ignored``: the ignored responses by reason. Other rows than those of periods
-            are in the order of their clicks. What ``purge`` has deleted is missing from the rows by referrer, mark
-            and reason only.
+        :param by: fill ``rows`` too. With ``day``, ``week`` or ``month`` the keys are first days, also of periods
+            without a response. Else the row with the most clicks comes first. With ``referral`` and ``owner`` the keys
+            are the objects; users' stored keys in an app without a user model. With ``referrer``, or a name in
+            ``REFERRALS_CAMPAIGN_PARAMS``, an action has those of the last click before it. The others are ``label``
+            and ``ignored``, the reason of ignored responses. Only ``referrer``, campaign arguments and ``ignored`` lack
+            what ``purge`` has deleted.
         :param compare: read the period of the same length before it as well.
         :param limit: the most rows, except those of periods; those with the most clicks stay.
         :raises InvalidValueError: an argument is invalid.

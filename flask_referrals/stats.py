@@ -1,4 +1,4 @@
-"""What came of the links: counts, values, conversion and funnel of a period, and the users whose links bring most."""
+"""Statistics: counts, values, conversion and funnel of a period, and the users whose links bring most."""
 
 import typing as t
 from collections import Counter

@@ -36,8 +36,8 @@ _until = click.option("--until", type=_day, metavar="DAY", help="End with this d
 @click.option(
     "--by",
     metavar="NAME",
-    help="Print a line for each day, week, month, referral, owner, label, referrer, or value of a mark such as "
-    "utm_source; with 'ignored' for each reason why responses are not counted. By default, for each action.",
+    help="Print a line for each day, week, month, referral, owner, label, referrer, or value of a campaign argument "
+    "such as utm_source; with 'ignored' for each reason why responses are not counted. By default, for each action.",
 )
 @_since
 @_until

@@ -1,4 +1,4 @@
-"""A site with the pages of the dashboard, what came of its links, and what is on a page."""
+"""A site with the pages of the dashboard, the responses to its links, and the parts of a page."""
 
 import csv
 import io
@@ -121,7 +121,7 @@ def add_links(host: Host, owner: Any, number: int) -> list[str]:
 
 
 def fill(host: Host) -> None:
-    """Store the links of two users and of the site, with what came of them before, in and after two months."""
+    """Store the links of two users and of the site, with responses before, in and after two months."""
     olga, mia, friend = (host.user(name) for name in ("olga", "mia", "friend"))
     links = [Referral.create("/", user, label=label) for user, label in ((olga, "blog"), (olga, ""), (mia, ""))]
     links.append(Referral.create("/site"))

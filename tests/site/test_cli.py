@@ -532,7 +532,7 @@ class TestOutput:
 
 
 class TestStats:
-    """``stats`` and ``top``: what came of two links."""
+    """``stats`` and ``top``: statistics of two links."""
 
     @pytest.fixture
     def codes(self, host: Host) -> list[str]:

@@ -1,4 +1,4 @@
-"""Conversions happen once, can be taken back, and carry their campaign's marks."""
+"""Conversions happen once, can be voided, and have campaign arguments."""
 
 from datetime import datetime, timedelta, timezone
 from functools import partial
@@ -168,7 +168,7 @@ def test_eight_threads_record_one_key_once_in_every_round(host: Host) -> None:
 
 
 class TestCampaign:
-    """Marks on the link."""
+    """Campaign arguments of a link."""
 
     def test_listed_marks_are_stored_and_others_are_not(self, host: Host, client: FlaskClient) -> None:
         with host.app.app_context():

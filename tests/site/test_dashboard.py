@@ -228,7 +228,7 @@ class TestOperator:
         assert rows
         query = f"since=2026-02-10&until=2026-03-30&by={by}"
         table = [without_percentages(row) for row in Page(client.get(f"/insight?{query}").text).tables[-1][1:]]
-        empty = {"owner": "No owner", "label": "No label", "referrer": "Unknown"}.get(by, "No mark")
+        empty = {"owner": "No owner", "label": "No label", "referrer": "Unknown"}.get(by, "Not set")
         assert [row[0].split()[0] if by == "referral" else row[0] for row in table] == [name or empty for name in names]
         assert [row[1:4] for row in table] == [in_text(totals)[:3] for _, totals in rows]
         found = read_csv(client.get(f"/insight.csv?{query}").text)

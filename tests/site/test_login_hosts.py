@@ -258,7 +258,7 @@ class TestNoUsers:
 
 @pytest.mark.parametrize("give_users", LOGINS, ids=name_of)
 class TestOwner(OnSQLite):
-    """Who may make links, and gets to see what came of them."""
+    """Who may create links, and see their responses."""
 
     def test_user_makes_a_link_and_gets_the_credit(self, site: Site) -> None:
         olga, mia = Browser(site), Browser(site)

@@ -1,4 +1,4 @@
-"""The admin's home: what came of the links in the last 30 days."""
+"""The admin's home: the numbers of the last 30 days."""
 
 import typing as t
 from datetime import timedelta

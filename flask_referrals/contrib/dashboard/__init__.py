@@ -1,4 +1,4 @@
-"""Two pages: what came of a user's own links, and of all links for the site's operators.
+"""Two pages: the statistics of a user's own links, and those of all links for the site's operators.
 
 Register :func:`create_blueprint` on the app; the pages and their parts are templates that a host can override.
 """

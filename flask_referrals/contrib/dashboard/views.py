@@ -92,7 +92,7 @@ def _render_chart(stats: Stats, unit: str = "day") -> Markup:
 
 
 def show_own() -> str:
-    """Show what came of the links of the logged-in user."""
+    """Show the statistics of the logged-in user's links."""
     state, user, page = current_state(), _require_owner(), _read_page()
     since, owner = last_days(today(state), DEFAULT).since, user_key(state, user)
     stats = get_stats(state, owner_key=owner, since=since, by="day")
@@ -123,7 +123,7 @@ def download_own() -> Response:
 
 
 def show_all(allow: Allow) -> ResponseReturnValue:
-    """Show what came of all links in a period."""
+    """Show the statistics of all links in a period."""
     _require_operator(allow)
     state, query = current_state(), flask.request.args
     day, names, error = today(state), table_names(state), None
