@@ -42,6 +42,8 @@ FIRST_DAYS: dict[str, Callable[[date], date]] = {
     "month": lambda day: day.replace(day=1),
 }
 _NAMES = (*FIRST_DAYS, "referral", "owner", "label", "referrer", "ignored")
+#: How many keys every database takes as the parameters of a statement.
+_MAX_PARAMETERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def get_stats(
 def totals_of(state: AppState, referrals: Sequence[ReferralColumns]) -> dict[int, Totals]:
     """Return the totals of some links by their keys, from the beginning until now."""
     keys = [each.id for each in referrals]
-    links = Links([state.database.models.referrals.id.in_(_literals(keys))], is_key=True)
+    links = Links([_is_in(state.database.models.referrals.id, keys)], is_key=True)
     question = _Question(state, Span(None, None), "referral", links)
     found = _group(_sum_up(question, lambda columns: columns.referral_id)) if keys else {}
     return {key: found.get(key, Totals()) for key in keys}
@@ -341,7 +343,7 @@ def _is_largest(question: _Question, parts: Parts, key: Key) -> Condition:
         keys = rows.scalars().all()
     column = key(question.state.database.models.referrals)
     is_none = column.is_(None) if None in keys else sa.false()
-    return sa.or_(column.in_(_literals([each for each in keys if each is not None])), is_none)
+    return sa.or_(_is_in(column, [each for each in keys if each is not None]), is_none)
 
 
 def _sum_up_days(question: _Question) -> _Sums:
@@ -440,7 +442,8 @@ def _with_objects(question: _Question, rows: list[tuple[t.Any, Totals]]) -> list
     state = question.state
     if question.by == "referral" and rows:
         model = state.database.models.referral
-        found = {each.id: each for each in state.reports.objects(_by_keys(model, model.id, [key for key, _ in rows]))}
+        is_wanted = _is_in(model.id, [key for key, _ in rows])
+        found = {each.id: each for each in state.reports.objects(sa.select(model).where(is_wanted))}
         return [(found[key], totals) for key, totals in rows if key in found]
     if question.by == "owner":
         owners = load_users(state, [key for key, _ in rows])
@@ -453,14 +456,12 @@ def load_users(state: AppState, keys: Sequence[t.Any]) -> dict[t.Any, t.Any]:
     model, keys = state.database.models.user, [key for key in keys if key is not None]
     if model is None or not keys:
         return {}
-    users = state.reports.objects(_by_keys(model, sa.inspect(model).primary_key[0], keys))
+    users = state.reports.objects(sa.select(model).where(_is_in(sa.inspect(model).primary_key[0], keys)))
     return {sa.inspect(user).identity[0]: user for user in users}
 
 
-def _by_keys(model: t.Any, column: t.Any, keys: Sequence[t.Any]) -> sa.Select[t.Any]:
-    return sa.select(model).where(column.in_(_literals(keys)))
-
-
-def _literals(keys: Sequence[t.Any]) -> sa.BindParameter[t.Any]:
-    # Databases limit the number of parameters.
-    return sa.bindparam("keys", keys, expanding=True, literal_execute=True)
+def _is_in(column: t.Any, keys: Sequence[t.Any]) -> Condition:
+    # Databases limit the number of parameters. SQLAlchemy cannot write each type of a host's own as a literal.
+    as_literals = isinstance(column.type, sa.Integer) or len(keys) > _MAX_PARAMETERS
+    values = sa.bindparam("keys", keys, column.type, expanding=True, literal_execute=as_literals)
+    return t.cast(Condition, column.in_(values))

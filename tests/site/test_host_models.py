@@ -324,10 +324,25 @@ class TestNamesInHostModels:
             assert order.referral_id == order.referral.id
 
 
+class UuidAsBytes(sa.TypeDecorator[uuid.UUID]):
+    """A host's own type of keys."""
+
+    impl = sa.BINARY(16).with_variant(sa.LargeBinary(), "postgresql")
+    cache_ok = True
+    python_type = uuid.UUID
+
+    def process_bind_param(self, value: uuid.UUID | None, dialect: sa.Dialect) -> bytes | None:
+        return None if value is None else value.bytes
+
+    def process_result_value(self, value: bytes | None, dialect: sa.Dialect) -> uuid.UUID | None:
+        return None if value is None else uuid.UUID(bytes=value)
+
+
 KEYS = {
     "int": (sa.Integer(), None),
     "str": (sa.String(36), lambda: str(uuid.uuid4())),
     "uuid": (sa.Uuid(), uuid.uuid4),
+    "own type": (UuidAsBytes(), uuid.uuid4),
 }
 
 
@@ -350,7 +365,7 @@ def enforce_foreign_keys(host: Host) -> None:
 
 
 class TestKeys:
-    """Users and targets with keys that are integers, text or UUIDs."""
+    """Users and targets with keys that are integers, text, UUIDs or of the host's own type."""
 
     def test_journey_of_a_visitor(self, keyed_host: Host) -> None:
         host, client = keyed_host, keyed_host.client()
@@ -386,6 +401,17 @@ class TestKeys:
             host.db.session.delete(tea)
             host.db.session.commit()
             assert (referral.target, response.target) == (None, cup)
+
+    def test_statistics_have_the_owners(self, keyed_host: Host) -> None:
+        host, client = keyed_host, keyed_host.client()
+        with host.app.app_context():
+            code = Referral.create("/", user=host.user("olga")).code
+        client.get(f"/referrals/{code}")
+        with host.app.app_context():
+            ((of_all, _),) = host.referrals.stats(by="owner").rows
+            ((largest, _),) = host.referrals.stats(by="owner", limit=1).rows
+            ((best, _),) = host.referrals.leaderboard("RESPONDED")
+            assert of_all.name == largest.name == best.name == "olga"
 
     @pytest.mark.parametrize("by", ["session", "statement"])
     def test_deleted_user_leaves_rows_and_pages(self, keyed_host: Host, by: str) -> None:
