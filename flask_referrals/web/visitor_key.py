@@ -10,7 +10,7 @@ import secrets
 import typing as t
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from functools import partial
 
 import flask
@@ -322,5 +322,6 @@ class VisitorKeys:
             key, signed_at = self._signer().unsign(token, return_timestamp=True)
         except BadSignature:
             return None, timedelta(0)
-        age = now() - signed_at
+        # By the clock of the signature: freezegun, in the tests of a host, changes this name but not now().
+        age = datetime.now(timezone.utc) - signed_at
         return (key.decode() if -_CLOCK_SKEW <= age else None), age

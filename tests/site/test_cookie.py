@@ -9,6 +9,7 @@ import time_machine
 from flask import Flask, session
 from flask.testing import FlaskClient
 from flask_sqlalchemy import SQLAlchemy
+from freezegun import freeze_time
 
 from flask_referrals import Referral, Referrals
 from flask_referrals.exceptions import ConfigurationError
@@ -182,6 +183,15 @@ def test_action_is_credited_within_90_days(
         else:
             restart(client)
         assert client.post("/act/BOUGHT").text == (code if is_credited else "")
+
+
+@pytest.mark.parametrize("year", [2020, 2040])
+def test_action_is_credited_while_a_test_of_the_host_freezes_the_time(
+    host: Host, client: FlaskClient, year: int
+) -> None:
+    with freeze_time(MARCH.replace(year=year)):
+        code = follow(host, client)
+        assert client.post("/act/BOUGHT").text == code
 
 
 def session_of(host: Host, client: FlaskClient) -> str:
