@@ -2,7 +2,7 @@
 
 import sys
 import typing as t
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -12,29 +12,12 @@ from flask import Flask, g
 from sqlalchemy.orm import MappedAsDataclass, Mapper, Session, scoped_session, sessionmaker
 
 from .db.build import Base, Choices, get_models
-from .db.database import Database, HasSession, SettingNames
+from .db.database import Database, Host, SettingNames
 from .exceptions import ConfigurationError
 from .failures import log_failure
 from .models import ReferralMixin, ReferralResponseMixin
 from .settings import Settings
 from .state import current_state
-
-
-@dataclass(frozen=True)
-class _Host:
-    extension: HasSession
-    setting_names: SettingNames
-    #: The names of the engines that the host can choose from, and what returns such an engine.
-    engine_names: Sequence[str]
-    get_engine: Callable[[str], sa.Engine]
-    #: The base class of models without a base of their own; ``None``: there is none.
-    model: type[t.Any] | None = None
-    #: What stands for it where its subclasses would be dataclasses.
-    plain_model: type[t.Any] = object
-    #: The ``get_bind`` of sessions that choose an engine by the bind of a table only.
-    plain_get_bind: Callable[..., t.Any] = Session.get_bind
-    #: Whether the extension creates its engines later, when all models are declared.
-    is_late: bool = False
 
 
 def make_database(app: Flask, db: object, choices: Choices, settings: Settings) -> Database:
@@ -49,10 +32,7 @@ def make_database(app: Flask, db: object, choices: Choices, settings: Settings) 
         database = Database(
             base=base,
             models=get_models(base, choices, (ReferralMixin, ReferralResponseMixin)),
-            host=host.extension,
-            get_engine=host.get_engine,
-            plain_get_bind=host.plain_get_bind,
-            setting_names=host.setting_names,
+            host=host,
             log_failure=log_failure,
             zone=settings.timezone,
         )
@@ -62,7 +42,7 @@ def make_database(app: Flask, db: object, choices: Choices, settings: Settings) 
     return database
 
 
-def _find_host(db: t.Any, user_model: type[t.Any] | None) -> _Host:
+def _find_host(db: t.Any, user_model: type[t.Any] | None) -> Host:
     if isinstance(db, scoped_session):
         return _scoped_session(db)
     if _is_instance(db, "flask_sqlalchemy", "SQLAlchemy"):
@@ -82,8 +62,8 @@ def _is_instance(db: object, module: str, name: str) -> bool:
     return module in sys.modules and isinstance(db, getattr(sys.modules[module], name))
 
 
-def _scoped_session(db: scoped_session[t.Any]) -> _Host:
-    return _Host(
+def _scoped_session(db: scoped_session[t.Any]) -> Host:
+    return Host(
         extension=SimpleNamespace(session=db),
         setting_names=SettingNames("", "the URL of the engine", "the arguments of create_engine()"),
         engine_names=[],
@@ -91,13 +71,13 @@ def _scoped_session(db: scoped_session[t.Any]) -> _Host:
     )
 
 
-def _flask_sqlalchemy(db: t.Any, user_model: t.Any) -> _Host:
+def _flask_sqlalchemy(db: t.Any, user_model: t.Any) -> Host:
     from flask_sqlalchemy.model import Model
     from flask_sqlalchemy.session import Session as FlaskSession
 
     if getattr(user_model, "__fsa__", db) is not db:
         raise ConfigurationError(f"user_model={user_model.__name__} is a model of another SQLAlchemy() than the app's.")
-    return _Host(
+    return Host(
         extension=db,  # a test may replace its session
         setting_names=SettingNames(
             "SQLALCHEMY_BINDS", "SQLALCHEMY_DATABASE_URI and SQLALCHEMY_BINDS", "SQLALCHEMY_ENGINE_OPTIONS"
@@ -110,10 +90,10 @@ def _flask_sqlalchemy(db: t.Any, user_model: t.Any) -> _Host:
     )
 
 
-def _flask_sqlalchemy_lite(db: t.Any) -> _Host:
+def _flask_sqlalchemy_lite(db: t.Any) -> Host:
     # The name in flask.g is private.
     sessions = _KeptSessions(lambda: db.session, lambda: g.setdefault("_sqlalchemy_sessions", {}), "default")
-    return _Host(
+    return Host(
         extension=SimpleNamespace(session=sessions.scoped(db.sessionmaker)),
         setting_names=SettingNames("SQLALCHEMY_ENGINES", "SQLALCHEMY_ENGINES", "SQLALCHEMY_ENGINES['default']"),
         engine_names=[*db.engines],
@@ -121,9 +101,9 @@ def _flask_sqlalchemy_lite(db: t.Any) -> _Host:
     )
 
 
-def _alchemical(db: t.Any) -> _Host:
+def _alchemical(db: t.Any) -> Host:
     sessions = _KeptSessions(lambda: db.session, lambda: vars(g), "alchemical_session")
-    return _Host(
+    return Host(
         extension=SimpleNamespace(session=sessions.scoped(lambda: db.Session())),
         setting_names=SettingNames(
             "ALCHEMICAL_BINDS", "ALCHEMICAL_DATABASE_URL and ALCHEMICAL_BINDS", "ALCHEMICAL_ENGINE_OPTIONS"
@@ -158,7 +138,7 @@ class _KeptSessions:
         self.get_kept()[self.name] = session
 
 
-def _check_report_bind(host: _Host, bind: t.Any) -> None:
+def _check_report_bind(host: Host, bind: t.Any) -> None:
     if bind is not None and bind not in host.engine_names:
         names = ", ".join(map(repr, host.engine_names))
         found = f"has only {names}" if names else "is empty"
@@ -167,7 +147,7 @@ def _check_report_bind(host: _Host, bind: t.Any) -> None:
         raise ConfigurationError(f"REFERRALS_REPORT_BIND is {bind!r}, but {where}.")
 
 
-def _find_base(host: _Host, choices: Choices) -> Base:
+def _find_base(host: Host, choices: Choices) -> Base:
     """Return the declarative base of the models that the host has named, or else of the host's extension."""
     inspected = [sa.inspect(each, raiseerr=False) for each in (choices.referral, choices.response, choices.user)]
     mappers = [each for each in inspected if isinstance(each, Mapper)]

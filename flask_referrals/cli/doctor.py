@@ -89,7 +89,7 @@ def run_checks(state: AppState) -> Iterator[tuple[str, Finding]]:
             reason = str(getattr(failure, "orig", failure)).splitlines()[0]
             finding = error(
                 f"The database raised an error: {reason}",
-                fix=f"Check {state.database.setting_names.urls}, and that the database runs.",
+                fix=f"Check {state.database.host.setting_names.urls}, and that the database runs.",
             )
         if finding is not None:
             yield name, finding
@@ -141,7 +141,7 @@ def _check_transactions(state: AppState) -> Finding:
             return ok("The database rolls back what is not committed.")
     return error(
         "The driver commits each statement by itself, so that nothing can be rolled back.",
-        fix=f"Remove autocommit from {state.database.setting_names.options} and from listeners for 'connect'.",
+        fix=f"Remove autocommit from {state.database.host.setting_names.options} and from listeners for 'connect'.",
     )
 
 
@@ -179,7 +179,7 @@ def _check_locks(state: AppState) -> Finding | None:
     limit = f"up to {seconds:g} s" if seconds else "without limit"
     return warning(
         f"A click waits {limit} for a lock, for example while a migration changes a table.",
-        fix=f"Add 'connect_args': {arguments} to {state.database.setting_names.options}.",
+        fix=f"Add 'connect_args': {arguments} to {state.database.host.setting_names.options}.",
     )
 
 
@@ -188,7 +188,7 @@ def _check_reports(state: AppState) -> Finding | None:
     bind = state.settings.report_bind
     if bind is None:
         return None
-    with state.database.get_engine(bind).connect() as connection:
+    with state.database.host.get_engine(bind).connect() as connection:
         connection.execute(sa.select(state.database.models.response.id).limit(1))
     return ok(f"They are read on the bind {bind!r}.")
 

@@ -8,7 +8,7 @@ from datetime import tzinfo
 from functools import cached_property
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session
 
 from ..exceptions import ConfigurationError
 from .after_commit import Callback, is_closing
@@ -23,10 +23,24 @@ class SettingNames(t.NamedTuple):
     options: str
 
 
-class HasSession(t.Protocol):
-    """The host's database extension, or what stands for it."""
+@dataclass(frozen=True)
+class Host:
+    """What a database extension gives to a host's models and queries."""
 
-    session: scoped_session[t.Any]
+    #: The extension, or what stands for it. Its ``session`` is a ``scoped_session``, which a test may replace.
+    extension: t.Any
+    setting_names: SettingNames
+    #: The names of the engines that the host can choose from, and what returns such an engine.
+    engine_names: Sequence[str]
+    get_engine: Callable[[str], sa.Engine]
+    #: The base class of models without a base of their own; ``None``: there is none.
+    model: type[t.Any] | None = None
+    #: What stands for it where its subclasses would be dataclasses.
+    plain_model: type[t.Any] = object
+    #: The ``get_bind`` of sessions that choose an engine by the bind of a table only.
+    plain_get_bind: Callable[..., t.Any] = Session.get_bind
+    #: Whether the extension creates its engines later, when all models are declared.
+    is_late: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,12 +49,7 @@ class Database:
 
     base: Base
     models: Models
-    host: HasSession
-    #: Returns the engine that the host has under a name.
-    get_engine: Callable[[str], sa.Engine]
-    #: The ``get_bind`` of sessions that choose an engine by the bind of a table only.
-    plain_get_bind: Callable[..., t.Any]
-    setting_names: SettingNames
+    host: Host
     #: Logs the exception that is being handled, under a message with placeholders.
     log_failure: Callable[..., None]
     #: The time zone of the days that are rolled up.
@@ -52,7 +61,7 @@ class Database:
     @property
     def session(self) -> Session:
         """The host's session. It is created on first access."""
-        return t.cast(Session, self.host.session())
+        return t.cast(Session, self.host.extension.session())
 
     @property
     def engine(self) -> sa.Engine:
@@ -104,7 +113,7 @@ class Database:
 
     def new_session(self) -> Session:
         """Return a session of the extension's own, of the host's kind."""
-        return t.cast(Session, self.host.session.session_factory())
+        return t.cast(Session, self.host.extension.session.session_factory())
 
     def guard(self, callback: Callback) -> Callback:
         """Return the callback as one that logs its errors instead of raising them."""
@@ -127,7 +136,7 @@ class Database:
         if self._accepts_work():
             yield
             return
-        registry = self.host.session.registry
+        registry = self.host.extension.session.registry
         replaced = registry()
         with self.new_session() as session:
             registry.set(session)

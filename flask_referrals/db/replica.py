@@ -59,7 +59,7 @@ class Reports:
 
         In the host's session the replica's transaction would last as long as the host's, and could fail its COMMIT.
         """
-        engine = self._database.get_engine(bind)
+        engine = self._database.host.get_engine(bind)
         with self._database.new_session() as session:
             session.get_bind = lambda *args, **kwargs: engine  # type: ignore[method-assign]
             yield session

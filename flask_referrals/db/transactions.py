@@ -15,6 +15,7 @@ from operator import attrgetter
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session, attributes, make_transient_to_detached, sessionmaker
+from sqlalchemy.util import ScopedRegistry
 
 from .after_commit import WAITING, Callback, call_after_commit, commit
 from .build import Models, Query
@@ -80,7 +81,7 @@ def get_deadline(timeout: timedelta | None) -> float:
 
 def is_in_transaction(database: Database) -> bool:
     """Return whether the host's session has a transaction. No session is created to find out."""
-    registry = database.host.session.registry
+    registry: ScopedRegistry[Session] = database.host.extension.session.registry
     return registry.has() and registry().in_transaction()
 
 
@@ -106,7 +107,7 @@ class Transaction:
 
     @cached_property
     def session(self) -> Session:
-        return t.cast(Session, self.database.host.session())
+        return t.cast(Session, self.database.host.extension.session())
 
     @property
     def connection(self) -> sa.Connection:
@@ -361,13 +362,13 @@ class ConnectionTransaction(OwnTransaction):
         return found
 
     def _open(self) -> t.Any:
-        database, factory = self.database, self.database.host.session.session_factory
+        database, factory = self.database, self.database.host.extension.session.session_factory
         kind = (factory.class_, factory.kw["bind"]) if isinstance(factory, sessionmaker) else None
         probe = database.probes.get(kind)
         if probe is None or kind is None:
             database.probes.clear()
             probe = database.probes[kind] = factory()
-        is_routed = type(probe).get_bind is not database.plain_get_bind
+        is_routed = type(probe).get_bind is not database.host.plain_get_bind
         bind = probe.get_bind(**database.route)
         # A connection in the place of an engine has a transaction of the host's tests, which only sessions can join.
         if is_routed or any(_get_listeners(probe.dispatch)) or isinstance(bind, sa.Connection):

@@ -101,7 +101,7 @@ def test_transaction_of_the_host_is_found_without_creating_a_session(host: AnyHo
     with host.app.app_context():
         database = current_state().database
         assert not is_in_transaction(database)
-        assert not database.host.session.registry.has()
+        assert not database.host.extension.session.registry.has()
         host.get_session().connection()
         assert is_in_transaction(database)
         assert database.session is host.get_session()

@@ -275,7 +275,7 @@ class RecordView(Page, ModelView):
         labels = {f"user.{column}": f"user's {column}" for column in user_columns}
         labels |= {f"referral.user.{column}": f"owner's {column}" for column in user_columns}
         self.column_labels = {**labels, **(self.column_labels or {})}
-        sessions = _Sessions(state.database.host.session)
+        sessions = _Sessions(state.database.host.extension.session)
         super().__init__(self._model(), sessions, name or self._default_name, category, **options)
 
     def _model(self) -> t.Any:
