@@ -110,16 +110,6 @@ def plain_key(user: t.Any) -> str | None:
     return text
 
 
-def display_name(state: AppState, user: t.Any) -> str | None:
-    """Return the name of a user to show to other users, if the host's ``display_name`` returns one.
-
-    :param user: the user, ``None``, or the key of a deleted user; in an app without a user model always the key.
-    """
-    function, model = state.hooks.display_name, state.database.models.user
-    is_user = user is not None and (model is None or isinstance(user, model))
-    return function(user) if function is not None and is_user else None
-
-
 def parse_user_key(state: AppState, text: str) -> t.Any:
     """Return a user's key in the type of the user model, or ``None`` when no user can have it."""
     model = state.database.models.user

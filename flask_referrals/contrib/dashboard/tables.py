@@ -5,7 +5,6 @@ import io
 import typing as t
 from collections.abc import Sequence
 
-from ...actors import display_name
 from ...db.keys import stored_key
 from ...spreadsheets import csv_cell
 from ...state import AppState
@@ -17,6 +16,16 @@ Rows = Sequence[tuple[t.Any, Totals]]
 def table_names(state: AppState) -> list[str]:
     """Return what the operator's tables are by."""
     return [*dict.fromkeys(["referral", "owner", "label", *state.settings.campaign_params, "referrer", "ignored"])]
+
+
+def display_name(state: AppState, user: t.Any) -> str | None:
+    """Return the name of a user to show to other users, if the host's ``display_name`` returns one.
+
+    :param user: the user, ``None``, or the key of a deleted user; in an app without a user model always the key.
+    """
+    function, model = state.hooks.display_name, state.database.models.user
+    is_user = user is not None and (model is None or isinstance(user, model))
+    return function(user) if function is not None and is_user else None
 
 
 def name_user(state: AppState, user: t.Any) -> str:

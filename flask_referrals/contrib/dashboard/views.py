@@ -10,7 +10,7 @@ from flask import Blueprint, Response, abort, current_app, render_template
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
-from ...actors import current_user, display_name, user_key
+from ...actors import current_user, user_key
 from ...db.tables import ReferralColumns
 from ...db.totals import midnight
 from ...exceptions import InvalidValueError
@@ -20,7 +20,7 @@ from ...stats import Stats, Totals, get_stats, load_users, today, totals_of
 from ...web.client import unwrapped
 from .charts import draw_chart
 from .periods import DEFAULT, UNITS, last_days, quick_choices, read_period
-from .tables import name_owners, name_user, table_names, write_csv
+from .tables import display_name, name_owners, name_user, table_names, write_csv
 
 Allow = Callable[[t.Any], bool]
 
