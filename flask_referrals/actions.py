@@ -19,14 +19,7 @@ from .db.keys import digest, once_key, primary_key
 from .db.responses import Choice, find_response, insert_response, new_row
 from .db.tables import ReferralColumns, ResponseColumns
 from .db.totals import Counted, correct_totals
-from .db.transactions import (
-    HostTransaction,
-    OwnTransaction,
-    Transaction,
-    get_statement,
-    object_handle,
-    open_transaction,
-)
+from .db.transactions import HostTransaction, Transaction, get_statement, object_handle, open_transaction
 from .delivery import send_after_commit
 from .exceptions import InvalidValueError
 from .logins import join_history
@@ -128,7 +121,7 @@ def respond(
 def record_touch(
     state: AppState,
     request: Request | None,
-    transaction: HostTransaction | OwnTransaction,
+    transaction: Transaction,
     action: Action,
     actor: Actor | Anonymous,
     choice: Choice,
@@ -142,7 +135,7 @@ def record_touch(
 class _Recording:
     state: AppState
     request: Request | None
-    transaction: HostTransaction | OwnTransaction
+    transaction: Transaction
     action: Action
     actor: Actor | Anonymous
     is_touch: bool = False

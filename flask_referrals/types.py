@@ -58,9 +58,6 @@ class Anonymous:
     def __bool__(self) -> t.Literal[False]:
         return False
 
-    def __repr__(self) -> str:
-        return "ANONYMOUS"
-
 
 ANONYMOUS = Anonymous()
 
