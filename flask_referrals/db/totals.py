@@ -1,14 +1,8 @@
 """The counts of responses: rolled up for the days that are over, counted from the rows for those since.
 
-``flask referrals rollup`` adds one row per referral, action, day and currency. Rows are never changed, so that nobody
-waits for a counter: a change on a day that is rolled up adds a correcting row. One row is the watermark: everything
-before its time is rolled up. A roll-up locks it, and so does a correction, so that no change falls between the two.
-MariaDB also writes to it: the nodes of a cluster do not see each other's locks, but one of two transactions that write
-to the same row is rolled back.
-
-Each total is stored twice: with its referral, and negated in a row of the site, which has no referral. If a referral
-is deleted, the database sets the referral of its rows to NULL, and they cancel out its part of the site's rows. So the
-site's rows always add up to the totals of the referrals that exist, and there are only a few of them for each day.
+One row is the watermark: everything before its time is rolled up. A roll-up locks it, and so does a correction. Each
+total is stored twice: with its referral, and negated in a row of the site, which has no referral. The chapter *Tables*
+of ``docs/design.rst`` gives the reasons.
 
 A day is stored as the time at which it begins in the site's time zone. The roll-up of a time zone that has changed
 since begins within a day: then that time is stored.
