@@ -183,7 +183,7 @@ def test_admin_lists_searches_filters_and_opens(browser: webdriver.Chrome, shop:
 
 
 #: What Flask-Admin's own pages do under the shop's Content-Security-Policy, and what every page lacks.
-FLASK_ADMINS_OWN = ("data:image/svg+xml", "inline event handler", "/favicon.ico")
+FLASK_ADMINS_OWN = ("inline event handler", "/favicon.ico")
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -208,7 +208,8 @@ def test_admin_shows_the_numbers_and_voids_a_click(browser: webdriver.Chrome, sh
     card = browser.find_element(By.CLASS_NAME, "card-body").text
     number = re.match(r"Clicks\n(\d+)\nbefore: \d+", card)
     assert number is not None
-    assert browser.find_element(By.LINK_TEXT, "newsletter").is_displayed()
+    code = browser.find_element(By.LINK_TEXT, "newsletter")
+    assert browser.execute_script("return arguments[0].getClientRects().length", code) == 1  # it is not broken
 
     browser.get(f"{shop}/admin/referralresponse/")
     browser.find_element(By.CSS_SELECTOR, "a[title=Void]").click()
