@@ -225,8 +225,8 @@ class Verdict(t.Generic[R]):
 
     :param response: the touch; or the action that binds a user.
     :param rule: ``won``: it earns the credit. Else why it does not: the response's own reason code; ``self``: the link
-        is the actor's own; ``expired``: the link has expired; ``window``: the touch is too old; ``bound``: the user is
-        bound to another referral; ``lost``: another touch was preferred.
+        is the actor's own; ``expired``: the link has expired; ``window``: the touch is too old; ``bound``: an action
+        has bound the user, so touches no longer decide; ``lost``: another touch was preferred.
     """
 
     response: R

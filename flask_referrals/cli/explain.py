@@ -37,9 +37,9 @@ def explain(user: str | None, response_id: int | None, as_json: bool) -> None:
 
     Give either --user or --response.
 
-    The column Rule says "won" for the response that earns the credit. The other rules are: bound (the user is bound to
-    another referral), lost (another touch was preferred), self (the visitor's own link), expired (the link has
-    expired), window (too long ago), or the reason why the response is ignored.
+    The column Rule says "won" for the response that earns the credit. The other rules are: bound (an action has bound
+    the user, so touches no longer decide), lost (another touch was preferred), self (the visitor's own link), expired
+    (the link has expired), window (too long ago), or the reason why the response is ignored.
     """
     if (user is None) == (response_id is None):
         raise click.UsageError("Give either --user or --response.")
