@@ -26,8 +26,8 @@ else:
             return getattr(current_state().database.models, cls._attribute)
 
         def __getattr__(cls, name: str) -> t.Any:
-            # Python and its tools look for special names on any class. Only SQLAlchemy's are the model's.
-            if name.startswith("__") and name not in ("__table__", "__tablename__", "__mapper__", "__clause_element__"):
+            # Python and its tools look for private names on any class. Only SQLAlchemy's are the model's.
+            if name.startswith("_") and name not in ("__table__", "__tablename__", "__mapper__", "__clause_element__"):
                 raise AttributeError(name)
             return getattr(cls._resolve(), name)
 
@@ -44,11 +44,11 @@ else:
     inspection._inspects(_ModelProxy)(lambda proxy: inspect(proxy._resolve()))
 
     class Referral(metaclass=_ModelProxy):
-        """The current app's referral model."""
+        """The current app's referral model. It has what :class:`.ReferralMixin` has."""
 
         _attribute = "referral"
 
     class ReferralResponse(metaclass=_ModelProxy):
-        """The current app's response model."""
+        """The current app's response model. It has what :class:`.ReferralResponseMixin` has."""
 
         _attribute = "response"

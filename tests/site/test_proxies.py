@@ -1,5 +1,6 @@
 """The importable ``Referral`` and ``ReferralResponse``: classes that stand for the current app's."""
 
+import pydoc
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,7 @@ def test_app_without_referrals_is_told_what_to_call(sqlite_url: str, use: str) -
 def test_tools_can_look_at_the_classes_without_an_app() -> None:
     """Test runners, documentation and debuggers ask classes for special names."""
     for model in (Referral, ReferralResponse):
+        assert f"class {model.__name__}" in pydoc.plain(pydoc.render_doc(model))
         assert not hasattr(model, "__wrapped__")
         assert model.__doc__
         assert model.__module__ == "flask_referrals.proxies"
