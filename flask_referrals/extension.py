@@ -269,7 +269,7 @@ class Referrals:
         """
         name = name or table_name(model)
         if len(name) > 100 or (name in self.targets and self.targets[name].model is not model):
-            raise ConfigurationError(f"The target name {name!r} is too long, or another model's.")
+            raise ConfigurationError(f"The target name {name!r} is too long, or belongs to another model.")
         self.targets[name] = TargetType(model, load, can_refer)
 
 

@@ -52,8 +52,8 @@ def _find_host(db: t.Any, user_model: type[t.Any] | None) -> Host:
     if _is_instance(db, "alchemical.flask", "Alchemical"):
         return _alchemical(db)
     raise ConfigurationError(
-        "This app has no database: call 'db.init_app(app)' before the referrals'. Alchemical and the scoped_session of "
-        "plain SQLAlchemy are not found by themselves: pass them as Referrals(db=...)."
+        "This app has no database: call 'db.init_app(app)' before 'referrals.init_app(app)'. With Alchemical, or a "
+        "scoped_session of plain SQLAlchemy, pass Referrals(db=...)."
     )
 
 

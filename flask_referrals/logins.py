@@ -177,4 +177,4 @@ def restore_key(state: AppState) -> None:
         if request is not None and not state.visitor_keys.is_dropped(request):
             state.visitor_keys.restore(request)
     except Exception:
-        log_failure("Could not tell whether a visitor key was lost with a request that failed.")
+        log_failure("Could not restore the visitor key after a failed request.")

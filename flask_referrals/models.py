@@ -290,6 +290,6 @@ def _settled_actor(request: Request | None) -> tuple[AppState, Actor | Anonymous
     transaction = HostTransaction(database, flush=False) if is_in_transaction(database) else OwnTransaction(database)
     actor = current_actor(state, request)
     if read_pending(state, request):
-        failure = partial(state.log_or_raise, "The clicks of a visitor could not be stored before the recorder's turn.")
+        failure = partial(state.log_or_raise, "A visitor's queued clicks could not be stored early.")
         transaction.run(partial(settle_pending, state, transaction, request), on_failure=failure)
     return state, actor

@@ -122,7 +122,7 @@ class Database:
             try:
                 callback()
             except Exception:
-                self.log_failure("Work that follows a commit failed.")
+                self.log_failure("A callback failed after a commit.")
 
         return call
 

@@ -55,7 +55,7 @@ def hand_over(
     try:
         t.cast("Recorder", state.recorder)(event)
     except Exception:
-        log_failure("A click on the link %r could not be handed over; it is stored at once.", code)
+        log_failure("A click on the link %r could not be queued; it is stored at once.", code)
         store, failure = partial(store_events, state, [event]), "A click on the link %r could not be recorded."
         if defer(state, request, store, failure, code, timeout=state.settings.lock_timeout).has_failed:
             return
@@ -108,7 +108,7 @@ def settle_pending(state: AppState, transaction: Transaction, request: Request |
 
 def store_pending(state: AppState, request: Request, events: Sequence[Event]) -> bool:
     """Store such events as soon as the host's session has no transaction. Return whether this has not failed."""
-    failure = "The clicks of a visitor could not be stored before the recorder's turn."
+    failure = "A visitor's queued clicks could not be stored early."
     return not events or not defer(state, request, partial(store_events, state, events), failure).has_failed
 
 

@@ -130,7 +130,7 @@ def ignored_reason(request: Request, settings: Settings, hooks: Hooks, *, is_cli
             return "internal"
         reason = hooks.classifier(request) if hooks.classifier is not None else None
     except Exception:
-        log_failure("Could not tell whether a person follows a link; the click counts.")
+        log_failure("Could not classify a click; it is counted.")
         return None
     return storable(str(reason), MAX_REASON) if reason else None
 

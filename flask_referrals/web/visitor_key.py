@@ -100,7 +100,7 @@ class VisitorKeys:
             try:
                 environ[_CONSENT] = bool(consent(request))
             except Exception:
-                log_failure("Could not tell whether a visitor consents; taken as a no.")
+                log_failure("Could not read a visitor's consent; the visitor gets no key.")
             else:
                 if not environ[_CONSENT]:
                     self.drop(request)

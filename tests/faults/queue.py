@@ -105,7 +105,7 @@ def run(server: PostgreSQL, broker: str, node: RabbitMQ | None, folder: Path, *,
         return Outcome(
             clicks=Counter(answer.status for answer in visitors.answers),
             while_down=sum(answer.sent > stopped and answer.ended < started for answer in visitors.answers),
-            at_once=site.logged("could not be handed over"),
+            at_once=site.logged("could not be queued"),
             lost=len(answered - recorded.keys()),
             doubled=sum(times > 1 for times in recorded.values()),
             slowest=max(answer.ended - answer.sent for answer in visitors.answers),

@@ -166,7 +166,7 @@ class TestRecorderFails:
         assert follow(client, link).status_code == 302
         assert rows(host, "ignored", "user_agent", "params") == [(None, BROWSER, MARKS)]
         assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
-            f"A click on the link {link.rpartition('/')[2]!r} could not be handed over"
+            f"A click on the link {link.rpartition('/')[2]!r} could not be queued"
         ]
         assert client.post("/act/BOUGHT").text == link.rpartition("/")[2]
 
