@@ -157,7 +157,7 @@ class _Recording:
         return self.transaction.run(work, find, on_failure=self._log if self.action.may_fail else None)
 
     def _log(self) -> None:
-        """Log the database failure, unless somebody has to hear of it: a webhook or a worker, which retries."""
+        """Log the database failure, or raise it for a webhook or a worker, which retries."""
         if self.action.key is not None:
             raise
         self.state.log_or_raise("The action %r could not be recorded.", self.action.name)
@@ -214,7 +214,7 @@ class _Recording:
         def find(select: t.Any) -> int | None:
             found: int | None = transaction.scalar(select)
             if found is None and select is not first and is_once:
-                # A deleted user did it, whose key was given out again.
+                # A deleted user did it, whose key the database has reused.
                 free = sa.update(transaction.database.models.response_table).where(has_key, responses.user_id.is_(None))
                 transaction.execute(free.values({responses.identity: None, responses.key: None}))
             return found

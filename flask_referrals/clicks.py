@@ -1,4 +1,4 @@
-"""A click on a link: who it was, whether it counts, its row, and where the link leads."""
+"""A click on a link: who made it, whether it is counted, its row, and where the link leads."""
 
 import math
 import typing as t
@@ -208,7 +208,7 @@ def attach_code(
 def is_page(request: Request, response: Response | None = None) -> bool:
     """Return whether a code in the query of a request counts: it is for a page, not for a file or a link.
 
-    :param response: tells pages that no view makes, such as those of a single-page app: its 404 handler answers.
+    :param response: its type shows whether a 404 handler has sent a page, as in a single-page app.
     """
     endpoint: str | None = getattr(request, "endpoint", None)
     if request.method != "GET" or (endpoint or "").startswith("referrals."):

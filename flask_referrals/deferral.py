@@ -33,7 +33,7 @@ class Deferred:
             self.has_failed = not self._try(ConnectionTransaction(self.database, deadline=get_deadline(self.timeout)))
 
     def run_in_host(self) -> None:
-        """Do the work in the host's transaction, for somebody who reads in it. If it is rolled back, do it again."""
+        """Do the work in the host's transaction, for a caller who reads in it. Repeat it if that is rolled back."""
         if not self.is_done and is_in_transaction(self.database):
             self._finish()
             transaction = HostTransaction(self.database, flush=False)

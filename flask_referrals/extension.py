@@ -226,7 +226,7 @@ class Referrals:
     def leaderboard(
         self, action: str, *, since: Time | None = None, until: Time | None = None, limit: int = 10
     ) -> list[tuple[t.Any, int | Decimal]]:
-        """Return the users whose links brought most, and how much, the first one first.
+        """Return the users whose links brought most, with their numbers, the largest first.
 
         In an app without a user model they are stored keys. Links without an owner are left out.
 

@@ -1,4 +1,4 @@
-"""Links: create the one row there is for a user, place, label and target; find one by its code; expire it."""
+"""Links: create one row for each user, page, label and target; find a link by its code."""
 
 import secrets
 import typing as t
@@ -97,7 +97,7 @@ class _Creation:
         transaction = self.transaction
         referral, is_new = self._get_or_insert()
         if referral.user_id != self.values["user_id"]:
-            # It belonged to a deleted user whose key was given out again: it must not pass to the new one.
+            # It belonged to a deleted user whose key the database has reused: the new user must not get it.
             with transaction.write():
                 referral.identity = secrets.token_hex(32)
                 transaction.session.flush()
@@ -186,7 +186,7 @@ def link_parameters(codes: Sequence[str]) -> dict[str, t.Any]:
 
 
 def choose_link(links: Sequence[t.Any], codes: Sequence[str]) -> t.Any:
-    """Return the first code's link, or that of the next code. An exact match goes before one in the other case."""
+    """Return the first code's link, or that of the next code. An exact match comes first."""
     for code in codes:
         folded = code.lower()
         for link in sorted(links, key=lambda link: (link.code != code, link.folded_code != folded)):

@@ -163,7 +163,7 @@ def join_at_login(state: AppState, user: t.Any) -> None:
 
 
 def drop_key(state: AppState) -> None:
-    """Drop the visitor key, at a logout or when consent is withdrawn: the next person on the browser is another one."""
+    """Drop the visitor key, at a logout or when consent is withdrawn: the next person on the browser may be another."""
     request = resolve_request()
     if request is not None:
         store_pending(state, request, read_pending(state, request))

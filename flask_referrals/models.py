@@ -262,7 +262,7 @@ class ReferralResponseMixin(RecordMixin, ResponseColumns):
         return self.action
 
     def void(self, reason: str, *, commit: bool = True) -> "ReferralResponseMixin":
-        """Take this response and its repeats out of all counts and credit, as after a refund or a fraud.
+        """Take this response and its repeats out of all counts and credit, for example after a refund.
 
         The row stays, with ``ignored`` set to ``void``. A second call changes nothing.
 

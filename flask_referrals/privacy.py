@@ -26,13 +26,13 @@ _SQLITE_POLL = 0.1
 #: Columns that say who made a response. Its key may as well: an order's number, or a digest of the user.
 _PERSONAL = ("user_id", "session_key", "ip_address", "http_referrer", "user_agent")
 
-#: Told after each batch how many rows it changed, or how many ids of :func:`id_span` it covered.
+#: Called after each batch with the number of rows that it changed, or of ids of :func:`id_span` that it covered.
 Progress = Callable[[int], None]
 T = t.TypeVar("T")
 
 
 def purge(state: AppState, older_than: timedelta, *, progress: Progress = lambda steps: None) -> int:
-    """Delete the responses of more than a certain age. Return how many were deleted."""
+    """Delete responses that are older than some days. Return how many were deleted."""
     responses, before = state.database.models.responses, now() - older_than
     _in_transaction(state, lambda transaction: note_purge(transaction, before))
     delete = sa.delete(responses.id.table).where(responses.created_at < before)
@@ -40,7 +40,7 @@ def purge(state: AppState, older_than: timedelta, *, progress: Progress = lambda
 
 
 def anonymize(state: AppState, older_than: timedelta, *, progress: Progress = lambda steps: None) -> int:
-    """Remove who made them from the responses of more than a certain age. Return how many were changed."""
+    """Remove personal data from responses that are older than some days. Return how many were changed."""
     responses = state.database.models.responses
     has_key = sa.and_(responses.key.is_not(None), responses.action != VOID)
     is_personal = sa.or_(has_key, *(responses[name].is_not(None) for name in _PERSONAL))
@@ -98,7 +98,7 @@ def _in_transaction(state: AppState, work: Callable[[Transaction], T], *, commit
     started = time.monotonic()
     done = write_in_transaction(state.database, work, commit=commit)
     if commit and state.database.dialect.name == "sqlite":
-        # One writes at a time there, and those who wait are not served in turn: leave them time to look again.
+        # SQLite has one writer at a time and no queue of the others: leave them time to try again.
         time.sleep(min(time.monotonic() - started, _SQLITE_POLL))
     return done
 
@@ -183,7 +183,7 @@ class _Forgetting(t.NamedTuple):
         return sa.and_(columns.target_type.in_(names), columns.target_id == str(self.user_id))
 
     def _change(self, key: t.Any, condition: Condition, change: Callable[[Transaction, Sequence[int]], int]) -> int:
-        """Change the rows that a condition tells, in the order of their ids. Return how many."""
+        """Change the rows that match a condition, in the order of their ids. Return how many."""
         select = sa.select(key).where(condition).order_by(key).limit(_BATCH)
 
         def change_batch(last: int, transaction: Transaction) -> tuple[Sequence[int], int]:

@@ -1,4 +1,4 @@
-"""What people read: lists of responses, and their counts. It may come from a replica."""
+"""Reports: lists of responses, and their counts. They may be read from a replica."""
 
 import typing as t
 from collections.abc import Sequence

@@ -120,7 +120,7 @@ class Stats:
 
 
 class _Question(t.NamedTuple):
-    """What the responses of a period are to be counted by."""
+    """How to count the responses of a period."""
 
     state: AppState
     span: Span

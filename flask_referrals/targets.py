@@ -63,7 +63,7 @@ def to_token(state: AppState, target: t.Any) -> str:
 def from_token(state: AppState, token: str, user: t.Any) -> t.Any:
     """Return the target that a form names.
 
-    :raises InvalidValueError: for whatever reason. The error is the same for each, so that nobody learns what exists.
+    :raises InvalidValueError: there is none. The error is the same for each reason: it must not show what exists.
     """
     try:
         type_name, key = target_serializer(state.app).loads(token)

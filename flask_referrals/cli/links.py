@@ -65,8 +65,8 @@ def create(
     """Create a link to REDIRECT_TO and print its URL.
 
     REDIRECT_TO is a path on this site, or a URL on it or on an allowed host. If the user already has a link with the
-    same REDIRECT_TO, label and target, that link's URL is printed and nothing is created; it is an error then if that
-    link has another code or time of expiry than the one given.
+    same REDIRECT_TO, label and target, its URL is printed and nothing is created. It is an error if that link has
+    another code or time of expiry than the one given.
 
     Example: flask referrals create /spring --user 7 --code spring
     """
@@ -148,11 +148,11 @@ def list_(user: str | None, label: str | None, active: bool | None, limit: int, 
 def show(code: str, limit: int, as_json: bool) -> None:
     """Show a link, its URL and counts, and its newest responses.
 
-    CODE is the code of the link, as 'flask referrals list' prints it. Clicks and actions are those that count.
+    CODE is the code of the link, as 'flask referrals list' prints it. Clicks and actions are those that are counted.
 
-    The column Id has what 'flask referrals void' and 'explain --response' take. The column Action also has the value
-    and the target, From the IP address and the referring page, and Ignored the reason why a response is not counted.
-    Long text is cut; --json has all of it.
+    'flask referrals void' and 'explain --response' take the Id. Action also has the value and the target, From the IP
+    address and the referring page, Ignored the reason why a response is not counted. Long text is cut; --json has all
+    of it.
     """
     state = current_state()
     referral = find_link(state, code, "CODE")

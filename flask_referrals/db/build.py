@@ -31,7 +31,7 @@ class Models:
     referrals: t.Any
     responses: t.Any
     total: sa.Table
-    #: What the host has named of the first three.
+    #: The models that the host has named.
     choices: "Choices"
     #: The mapper of the responses, which tells the session where to send a statement.
     mapper: Mapper[t.Any]

@@ -271,7 +271,7 @@ class _Batch:
             send_after_commit(self.state, transaction, response_recorded, found)
 
     def _change(self, touches: Sequence[_Touch]) -> None:
-        """Store what has become of the touches that followed the new ones."""
+        """Store the new judgements of the touches that followed the new ones."""
         responses, table = self.models.responses, self.models.response_table
         is_dropping = self.state.settings.ignored == "drop"
         for touch in touches:

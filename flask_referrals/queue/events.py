@@ -2,7 +2,7 @@
 
 An event is a dict that can be written as JSON: its own random ``id``, the link's ``code``, the ``time`` in UTC, the
 ``user`` as text, the ``visitor`` key, the reason code ``ignored`` as far as the request tells, what is stored of the
-request, and the link's ``params``. What other clicks and the link's owner say of it is found out when it is stored.
+request, and the link's ``params``. Whether it is a repeat, or the owner's own, is decided when it is stored.
 """
 
 import typing as t

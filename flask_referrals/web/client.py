@@ -1,4 +1,4 @@
-"""Which request is meant, and what it says about its client: query, address, origin, whether a person clicked."""
+"""What a request says about its client: query, address, origin, whether a person clicked."""
 
 import re
 import typing as t

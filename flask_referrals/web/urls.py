@@ -1,4 +1,4 @@
-"""Where this site is, the URL of a referral, and the location that a target stands for."""
+"""The hosts of this site, the URL of a referral, and the ``Location`` of a target."""
 
 import typing as t
 from urllib.parse import quote, unquote_plus, urlsplit

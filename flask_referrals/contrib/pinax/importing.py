@@ -33,7 +33,7 @@ _BATCH = 1000
 #: Databases may round a time to this.
 _ROUNDING = timedelta(seconds=1)
 
-#: What is said of a record: where it is, and the words.
+#: A remark on a record: where the record is, and the text.
 Remark = tuple[str, str]
 
 
