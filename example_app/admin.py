@@ -39,8 +39,7 @@ class UserAdmin(ReadOnly):
     column_list = column_details_list = ("name", "email")  # without the password hash
 
 
-# The shop's Content-Security-Policy applies here too. It blocks "return false" and "void(0)", which do nothing, and the
-# picture on the button that opens the menu on narrow screens.
+# The shop's Content-Security-Policy applies here too. It blocks "return false" and "void(0)", which do nothing.
 
 
 def init_app(app: Flask) -> None:
