@@ -5,6 +5,9 @@ from pathlib import Path
 
 import docutils.core
 import pytest
+from docutils.nodes import make_id
+
+import flask_referrals
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "flask_referrals"
@@ -25,6 +28,21 @@ def test_named_test_exists(name: str) -> None:
 def test_page_is_well_formed(page: Path) -> None:
     settings = {"report_level": 2, "halt_level": 2, "_disable_config": True}
     docutils.core.publish_string(page.read_text(), str(page), writer="null", settings_overrides=settings)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for link in re.findall(r"<(\S+)>`_", page.read_text()):
+        name, _, heading = link.partition("#")
+        if "://" not in link:
+            assert (page.parent / name).exists(), link
+            assert not heading or heading in map(make_id, (page.parent / name).read_text().splitlines()), link
+
+
+def test_public_names_are_documented_and_documented_errors_are_public() -> None:
+    public, text = set(flask_referrals.__all__), "".join(TEXTS)
+    assert [name for name in public if name not in text] == []
+    assert set(re.findall(r"\b(?:Code|Configuration|Invalid|Referrals|TooMany)\w*Error\b", text)) <= public
 
 
 @pytest.mark.parametrize("path", PATHS)
