@@ -90,6 +90,7 @@ class Stats:
 
     :param since: when it begins; ``None`` without a limit.
     :param until: when it ends: the first moment after it.
+    :param by: what the rows are by.
     :param totals: the counted responses by action.
     :param rows: the totals of each key of ``by``.
     :param previous: the statistics of the period before, with ``compare=True``.
@@ -97,6 +98,7 @@ class Stats:
 
     since: datetime | None
     until: datetime | None
+    by: str | None
     totals: Totals
     rows: Sequence[tuple[t.Any, Totals]]
     previous: "Stats | None"
@@ -260,7 +262,7 @@ def _answer(question: _Question, previous: Stats | None = None) -> Stats:
         with state.reports.rows(count_people(models, span, steps, question.links)) as found:
             return {row.action: int(row.number) for row in found}
 
-    return Stats(span.since, span.until, totals, rows, previous, count, steps)
+    return Stats(span.since, span.until, by, totals, rows, previous, count, steps)
 
 
 def _parse_span(state: AppState, since: Time | None, until: Time | None) -> Span:

@@ -261,7 +261,9 @@ class TestParts:
         with host.app.app_context():
             by_week = host.referrals.stats(since=FIRST, by="week", compare=True)
             by_label = host.referrals.stats(since=FIRST, by="label")
-        assert len(Page(show("{{ referral_chart(stats) }}", stats=by_week)).tables[0][1:]) == 5
+        page = show("{{ referral_chart(stats) }}", stats=by_week)
+        assert len(Page(page).tables[0][1:]) == 5 and Page(page).tables[0][0][0] == "Week"
+        assert "Clicks per week, 2 Mar 2026 to 30 Mar 2026" in page
         with pytest.raises(InvalidValueError, match=r"^stats "):
             show("{{ referral_chart(stats) }}", stats=by_label)
 

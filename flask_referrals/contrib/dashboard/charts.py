@@ -6,10 +6,10 @@ Heights are pixels.
 """
 
 import math
-import typing as t
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
 
 from ...exceptions import InvalidValueError
 from ...stats import FIRST_DAYS, Stats, Totals
@@ -113,16 +113,17 @@ class Chart:
         return any(panel.line for panel in self.panels)
 
 
-def draw_chart(stats: Stats, steps: Sequence[str], unit: str = "day") -> Chart:
+def draw_chart(stats: Stats, steps: Sequence[str], unit: str | None = None) -> Chart:
     """Return the chart of a period.
 
-    :param stats: the statistics by day, or by week or month with ``unit="day"``.
+    :param stats: the statistics by day, week or month.
     :param steps: the actions to draw, a panel each.
-    :param unit: the length of a bar.
+    :param unit: the length of a bar, for statistics by day; by default that of their rows.
     :raises InvalidValueError: the statistics are not by time.
     """
-    if not all(isinstance(key, date) for key, _ in stats.rows) or (stats.totals and not stats.rows):
+    if stats.by not in FIRST_DAYS:
         raise InvalidValueError("stats", "must be by day, week or month")
+    unit = unit or stats.by
     slots = _group(stats, unit)
     panels = [_draw_panel(slots, step, _LOW if number else _TALL) for number, step in enumerate(steps)]
     return Chart(unit, slots, panels, _place_labels(slots))
@@ -130,23 +131,18 @@ def draw_chart(stats: Stats, steps: Sequence[str], unit: str = "day") -> Chart:
 
 def _group(stats: Stats, unit: str) -> list[Slot]:
     """Put the days of each unit together, and the days of the period before that were at the same place in it."""
-    first_day, earlier = FIRST_DAYS[unit], stats.previous.rows if stats.previous is not None else None
-    places: dict[date, list[int]] = {}
-    for place, (day, _) in enumerate(stats.rows):
-        places.setdefault(first_day(day), []).append(place)
+    first_day, days = FIRST_DAYS[unit], [day for day, _ in stats.rows]
+    starts = [place for place, day in enumerate(days) if place == 0 or first_day(day) != first_day(days[place - 1])]
+    # The period before may be in one more week or month: it is added to the last one.
+    parts = [slice(*each) for each in pairwise([*starts, None])]
     return [
-        Slot(
-            stats.rows[place[0]][0],
-            stats.rows[place[-1]][0],
-            _add(stats.rows, place),
-            None if earlier is None else _add(earlier, place),
-        )
-        for place in places.values()
+        Slot(days[part][0], days[part][-1], _add(stats, part), _add(stats.previous, part) if stats.previous else None)
+        for part in parts
     ]
 
 
-def _add(rows: Sequence[tuple[t.Any, Totals]], places: Sequence[int]) -> Totals:
-    return sum((totals for _, totals in rows[places[0] : places[-1] + 1]), Totals())
+def _add(stats: Stats, part: slice) -> Totals:
+    return sum((totals for _, totals in stats.rows[part]), Totals())
 
 
 def _draw_panel(slots: Sequence[Slot], action: str, height: int) -> Panel:

@@ -86,7 +86,7 @@ def referral_chart(stats: Stats | None) -> Markup:
     return _render_chart(stats)
 
 
-def _render_chart(stats: Stats, unit: str = "day") -> Markup:
+def _render_chart(stats: Stats, unit: str | None = None) -> Markup:
     chart = draw_chart(stats, current_state().settings.funnel, unit)
     return Markup(render_template("referrals/_chart.html", chart=chart))  # noqa: S704 (the template escapes)
 
