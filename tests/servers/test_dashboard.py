@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.databases import unavailable
 from tests.host import Host
 from tests.servers import served
 from tests.servers.chromium import open_browser, set_screen
-from tests.site.dashboard import FIRST, STEPS, add_links, fill, open_site
+from tests.site.dashboard import FIRST, STEPS, add, add_links, fill, open_site
 from tests.site.helpers import find_user
 
 pytestmark = pytest.mark.slow
@@ -63,7 +64,9 @@ def host(new_host: MakeHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         add_pages(host)
         with host.app.app_context():
             fill(host)
-            add_links(host, find_user(host, "staff"), 25)
+            staff = find_user(host, "staff")
+            add_links(host, staff, 25)
+            add(host, staff.referral_codes[0], "PURCHASED", value=Decimal(1_234_567_890), currency="IDR")
         yield host
 
 
@@ -119,7 +122,7 @@ def check_chart(browser: webdriver.Chrome, stats: Stats) -> None:
         assert min(panel["texts"]) >= 11
         dates = panel["dates"]
         assert all(later["left"] > date["right"] + 4 for date, later in pairwise(dates))
-        assert all(date["right"] <= plot["right"] for date in dates)
+        assert all(plot["left"] - 1 <= date["left"] and date["right"] <= plot["right"] for date in dates)
     assert len(panels[-1]["dates"]) >= 3
 
 
@@ -147,6 +150,10 @@ def test_page_fits_the_screen_and_its_colours(site: str, browser: webdriver.Chro
         browser.get(site + page)
         browser.execute_script("document.querySelectorAll('details').forEach(each => each.open = true)")
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+        displays = browser.execute_script(
+            "return [...document.querySelectorAll('td')].map(each => getComputedStyle(each).display)"
+        )
+        assert {*displays} <= {"table-cell"}
         colours = browser.execute_script(
             "return [document.body, document.querySelector('h1')].map((each, number) =>"
             "getComputedStyle(each)[number ? 'color' : 'backgroundColor'].match(/\\d+/g).reduce((a, b) => +a + +b))"
@@ -230,17 +237,51 @@ def test_nothing_keeps_people_from_using_the_pages(
         assert [(each["id"], each["nodes"][0]["html"]) for each in grave] == []
 
 
-def test_chart_in_the_page_of_a_host_follows_its_colours(host: Host, site: str, browser: webdriver.Chrome) -> None:
-    """A page that does not declare dark colours stays light, whatever the browser prefers."""
+def show_chart(host: Host, html: str) -> None:
+    """Show a chart on the index, which begins with some HTML."""
 
     def page() -> str:
         return render_template_string(
-            "<!doctype html><link rel=stylesheet href=\"{{ url_for('referrals_dashboard.static', filename="
+            f"<!doctype html>{html}<link rel=stylesheet href=\"{{{{ url_for('referrals_dashboard.static', filename="
             "'dashboard.css') }}\"><body>{{ referral_chart(referral_stats(current_user)) }}"
         )
 
     host.app.view_functions["index"] = page
+
+
+def test_chart_in_the_page_of_a_host_follows_its_colours(host: Host, site: str, browser: webdriver.Chrome) -> None:
+    """A page that does not declare dark colours stays light, whatever the browser prefers."""
+    show_chart(host, "<html>")
     set_screen(browser, 1280, "dark")
     browser.get(site)
     colour = browser.execute_script("return getComputedStyle(document.querySelector('.referral-chart')).color")
     assert sum(map(int, re.findall(r"\d+", colour))) < 300
+
+
+def test_chart_has_the_colours_that_its_reader_enforces(host: Host, site: str, browser: webdriver.Chrome) -> None:
+    show_chart(host, "<html>")
+    features = [{"name": "forced-colors", "value": "active"}, {"name": "prefers-color-scheme", "value": "dark"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    browser.get(site)
+    fill, colour = browser.execute_script(
+        "return [['.referral-date', 'fill'], ['body', 'color']].map(([element, name]) =>"
+        "getComputedStyle(document.querySelector(element))[name])"
+    )
+    assert fill == colour
+
+
+def test_chart_in_a_page_from_right_to_left_has_its_texts_in_place(
+    host: Host, site: str, browser: webdriver.Chrome
+) -> None:
+    show_chart(host, "<html dir=rtl>")
+    with host.app.app_context():
+        owner = find_user(host, "staff")
+    browser.get(site)
+    check_chart(browser, stats_of(host, owner=owner))
+    assert browser.execute_script("""
+        const box = element => element.getBoundingClientRect();
+        return [...document.querySelectorAll(".referral-panel")].every(name => {
+            const scale = box(name.nextElementSibling.querySelector("text"));
+            return box(name.lastElementChild).right < scale.left && scale.right <= box(name).right + 1;
+        })
+    """)
