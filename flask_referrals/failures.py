@@ -15,7 +15,11 @@ def log_failure(message: str, *args: object) -> None:
     """
     error = sys.exc_info()[1]
     if type(error).__module__.startswith("sqlalchemy."):
-        reason = str(getattr(error, "orig", None) or error).partition("\n")[0]
-        current_app.logger.error(f"{message} %s: %r", *args, type(error).__name__, reason)
+        current_app.logger.error(f"{message} %s: %r", *args, type(error).__name__, reason_of(error))
     else:
         current_app.logger.exception(message, *args)
+
+
+def reason_of(error: object) -> str:
+    """Return the first line of what the database said; the statement and its parameters follow."""
+    return str(getattr(error, "orig", None) or error).partition("\n")[0]

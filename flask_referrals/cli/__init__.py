@@ -2,10 +2,14 @@
 
 import io
 import sys
+import typing as t
 from importlib.metadata import EntryPoint, entry_points
 
 import click
 from flask.cli import AppGroup
+from sqlalchemy.exc import InterfaceError, NoSuchTableError, OperationalError, ProgrammingError
+
+from ..failures import reason_of
 
 #: Other packages add commands here: each entry point is a click command, under its name.
 ENTRY_POINT_GROUP = "flask_referrals.commands"
@@ -29,6 +33,16 @@ class LazyGroup(AppGroup):
         if command is None and (entry_point := _find_entry_points().get(cmd_name)) is not None:
             command = entry_point.load()
         return command
+
+    def invoke(self, ctx: click.Context) -> t.Any:
+        """Run a command. If the database is down or lacks the tables, exit with its words instead of a traceback."""
+        try:
+            return super().invoke(ctx)
+        except (InterfaceError, NoSuchTableError, OperationalError, ProgrammingError) as error:
+            what = f"{type(error).__name__}: {reason_of(error)}"
+            raise click.ClickException(
+                f"The database raised {what}. Run 'flask referrals doctor' to check the set-up."
+            ) from error
 
 
 def _find_entry_points() -> dict[str, EntryPoint]:

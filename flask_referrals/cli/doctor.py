@@ -16,6 +16,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.sansio.utils import host_is_trusted
 
 from ..actors import classes_with_own_id
+from ..failures import reason_of
 from ..state import AppState, current_state
 from ..web.visitor_key import MAX_LIFETIME
 from .migrations import find_differences, how_to_migrate, in_words
@@ -86,9 +87,8 @@ def run_checks(state: AppState) -> Iterator[tuple[str, Finding]]:
         try:
             finding = function(state)
         except SQLAlchemyError as failure:
-            reason = str(getattr(failure, "orig", failure)).splitlines()[0]
             finding = error(
-                f"The database raised an error: {reason}",
+                f"The database raised an error: {reason_of(failure)}",
                 fix=f"Check {state.database.host.setting_names.urls}, and that the database runs.",
             )
         if finding is not None:

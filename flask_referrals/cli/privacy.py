@@ -10,6 +10,7 @@ from flask.cli import with_appcontext
 from sqlalchemy.exc import IntegrityError
 
 from .. import privacy
+from ..failures import reason_of
 from ..state import AppState, current_state
 from .export import count_rows, write_user
 from .options import find_user, to_file
@@ -46,7 +47,7 @@ def purge(days: int) -> None:
     except IntegrityError as error:
         raise click.ClickException(
             "Rows of another table refer to some of these responses, so that these cannot be deleted "
-            f"({str(error.orig).splitlines()[0]}). Add an 'ondelete' rule to that foreign key, or use 'anonymize'."
+            f"({reason_of(error)}). Add an 'ondelete' rule to that foreign key, or use 'anonymize'."
         ) from error
     click.echo(f"Deleted: {deleted} responses.")
 

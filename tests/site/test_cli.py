@@ -20,10 +20,10 @@ import sqlalchemy as sa
 from click.testing import CliRunner, Result
 from flask.cli import FlaskGroup, ScriptInfo
 
-from flask_referrals import Referral
+from flask_referrals import Referral, Referrals
 from flask_referrals.cli import group
 from flask_referrals.cli.commands import COMMANDS
-from tests.conftest import MakeHost
+from tests.conftest import MakeHost, NewApp
 from tests.databases import on_sqlite
 from tests.host import Host, follow, make_host, statements
 
@@ -273,6 +273,28 @@ def test_what_is_unknown_is_named_with_the_option_and_what_to_do(run: Run, argum
     result = run(*arguments.split(" "))
     assert (result.exit_code, result.stdout) == (1, "")
     assert words in result.stderr
+
+
+@pytest.mark.parametrize("command", ["create /", "show c", "stats", "rollup", "export responses", "rekey"])
+def test_missing_tables_are_reported_without_a_traceback(new_app: NewApp, command: str) -> None:
+    app, db = new_app(REFERRALS_BASE_URL="https://shop.example")
+
+    class User(db.Model):  # type: ignore[name-defined, misc]
+        id = db.Column(sa.Integer, primary_key=True)
+
+    Referrals(app, user_model=User)
+    result = app.test_cli_runner().invoke(args=["referrals", *command.split()], catch_exceptions=False)
+    assert result.exit_code == 1
+    assert re.match(
+        r"Error: The database raised \w+: .*referral.*\. Run 'flask referrals doctor' to check", result.stderr
+    )
+
+
+def test_database_that_is_down_is_reported_without_a_traceback(tmp_path: Path) -> None:
+    app = make_host(f"sqlite:///{tmp_path / 'missing' / 'host.db'}").app
+    result = app.test_cli_runner().invoke(args=["referrals", "list"], catch_exceptions=False)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: The database raised OperationalError: unable to open database file.")
 
 
 class TestVoid:
