@@ -1,6 +1,7 @@
 """A click on a link: who made it, whether it is counted, its row, and where the link leads."""
 
 import math
+import re
 import typing as t
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -40,6 +41,7 @@ from .web.codes import find_codes, read_values
 from .web.visitor_key import new_key
 
 _MAX_MARK = 100
+_ORIGIN = re.compile(r"https?://(?:www\.)?")
 _FOLLOWED = "flask_referrals.query_followed"
 
 #: Who clicks, who is stored with the click, and the reason to ignore it.
@@ -208,11 +210,16 @@ def attach_code(
 def is_page(request: Request, response: Response | None = None) -> bool:
     """Return whether a code in the query of a request counts: it is for a page, not for a file or a link.
 
-    :param response: its type shows whether a 404 handler has sent a page, as in a single-page app.
+    :param response: its type shows whether a 404 handler has sent a page, as in a single-page app. A redirect to the
+        same page, by https or with ``www``, is no page: browsers do not keep its cookies for the page.
     """
     endpoint: str | None = getattr(request, "endpoint", None)
     if request.method != "GET" or (endpoint or "").startswith("referrals."):
         return False
+    if response is not None and response.location is not None:
+        here, there = (_ORIGIN.sub("", url, count=1) for url in (request.url, response.location))
+        if here == there:
+            return False
     if endpoint is None or endpoint.rpartition(".")[2] == "static":
         return response is not None and response.status_code < 400 and response.mimetype == "text/html"
     return True

@@ -1,12 +1,13 @@
 """The ways in beside the link itself: a code in any page's query, and a code that is typed."""
 
+import re
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
-from flask import request
+from flask import redirect, request
 from flask.testing import FlaskClient
 from wtforms import Form, StringField
 
@@ -102,6 +103,26 @@ class TestQuery:
             host.db.drop_all()
         assert host.client().get("/?ref=alice").status_code == 200
         assert len(caplog.records) == 1
+
+    @on_sqlite
+    @pytest.mark.parametrize("url", ["http://shop.example/?ref=alice", "https://www.shop.example/?x=%20&ref=alice"])
+    def test_redirect_to_the_address_of_the_site_leaves_the_count_to_the_page(self, host: Host, url: str) -> None:
+        @host.app.before_request
+        def redirect_to_site() -> Any:
+            url = re.sub(r"^https?://(www\.)?", "https://", request.url)
+            return redirect(url, 301) if url != request.url else None
+
+        client = host.client()
+        site = client.get(url).headers["Location"]
+        assert actions(host) == []
+        assert client.get(site).status_code == 200
+        assert reasons(host) == [None]
+
+    @on_sqlite
+    def test_redirect_to_another_page_counts(self, host: Host) -> None:
+        host.app.before_request(lambda: redirect("/en/?ref=alice"))
+        host.client().get("/?ref=alice")
+        assert actions(host) == ["RESPONDED"]
 
     @on_sqlite
     def test_no_hook_without_the_setting(self, new_host: MakeHost) -> None:
