@@ -72,7 +72,7 @@ def without_percentages(row: list[str]) -> list[str]:
 
 
 def read_csv(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text, newline="")))
+    return list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline="")))
 
 
 def numbers_of(row: dict[str, str]) -> dict[str, Decimal]:

@@ -1,5 +1,6 @@
 """The pages of the dashboard: who may see them, how they are sent, and what a host can change."""
 
+import codecs
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -191,6 +192,13 @@ class TestManners:
         pages += log_in(host, HOSTILE[:50]).get("/mine").text
         assert pages.count("&lt;script&gt;") >= 6 and "{{ 7*7 }}" in pages
         assert "<img" not in pages and "<script>" not in pages
+
+    @pytest.mark.parametrize("path", ["/mine.csv", "/insight.csv?by=referral"])
+    def test_spreadsheets_know_the_encoding(self, host: Host, path: str) -> None:
+        with host.app.app_context():
+            add(host, Referral.create("/", find_user(host, "staff"), label="café"))
+        data = log_in(host, "staff").get(path).data
+        assert data.startswith(codecs.BOM_UTF8) and "café".encode() in data
 
     @pytest.mark.parametrize("label", ["=1+1", "@SUM(A1)", "-1", "\t=1"])
     def test_formulas_are_texts_in_a_spreadsheet(self, host: Host, label: str) -> None:

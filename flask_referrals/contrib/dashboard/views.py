@@ -216,7 +216,8 @@ def _name_friends(state: AppState, actions: t.Any) -> list[str | None]:
 
 
 def _as_file(text: str, name: str) -> Response:
-    response = Response(text, mimetype="text/csv")
+    # Excel reads a file without a byte order mark in the encoding of the system.
+    response = Response(f"\N{BYTE ORDER MARK}{text}", mimetype="text/csv")
     response.headers.set("Content-Disposition", "attachment", filename=name)
     return response
 
