@@ -273,6 +273,7 @@ def _parse_span(state: AppState, since: Time | None, until: Time | None) -> Span
             return require_aware(name, time)
         if not isinstance(time, date):
             raise InvalidValueError(name, f"must be a date or an aware time, not {type(time).__name__}")
+        require_aware(name, datetime(time.year, 1, 1, tzinfo=zone))  # the year must be one that it accepts
         return midnight(time + timedelta(days=later), zone)
 
     span = Span(parse("since", since, 0), parse("until", until, 1))

@@ -376,6 +376,8 @@ class TestAnswer:
             ({"since": datetime(2026, 3, 1)}, "since"),
             ({"until": "2026-03-01"}, "until"),
             ({"since": date(2026, 3, 2), "until": date(2026, 3, 1)}, "until"),
+            ({"since": date.min}, "since"),
+            ({"until": date.max}, "until"),
             ({"compare": True}, "compare"),
             ({"owner": "olga"}, "user"),
         ],
