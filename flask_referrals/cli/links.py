@@ -191,12 +191,14 @@ def expire(code: str, at: datetime | None) -> None:
     state = current_state()
     expired_at = at or now()
 
-    def store(transaction: Transaction) -> None:
-        find_link(state, code, "CODE").expired_at = expired_at
+    def store(transaction: Transaction) -> str:
+        link = find_link(state, code, "CODE")
+        link.expired_at = expired_at
         transaction.session.flush()
+        return link.code
 
-    write_in_transaction(state.database, store)
-    click.echo(f"The link {code} expires at {in_text(expired_at)}.")
+    found = write_in_transaction(state.database, store)
+    click.echo(f"The link {found} expires at {in_text(expired_at)}.")
 
 
 def _as_cells(response: t.Any) -> list[t.Any]:
