@@ -113,8 +113,8 @@ class TestOwner:
         items = re.findall(r"<li>(.*?)</li>", log_in(host, "olga").get("/mine").text, re.DOTALL)
         texts = [" ".join(re.sub("<[^>]*>", " ", item).split()) for item in items]
         assert texts == [
-            "29 Mar 2026 Purchased : somebody, through blog 8.50 GBP",
-            "2 Mar 2026 Signed up : somebody, through blog",
+            "29 Mar 2026 Purchased : somebody , through blog 8.50 GBP",
+            "2 Mar 2026 Signed up : somebody , through blog",
         ]
 
     def test_lists_are_narrowed_as_the_host_says(self, host: Host) -> None:
@@ -156,14 +156,14 @@ class TestFriends:
 
     def test_nothing_of_a_friend_is_shown(self, host: Host) -> None:
         pages = self.pages(host)
-        assert "<b>Signed up</b>: somebody" in pages
+        assert "<b>Signed up</b>: <bdi>somebody</bdi>" in pages
         assert [mark for mark in self.MARKS if mark in pages] == []
 
     @pytest.mark.parametrize("name", ["S.", None, ""])
     def test_name_is_what_the_host_returns(self, host: Host, name: str | None) -> None:
         host.referrals.display_name(lambda user: name if user.name == "Secret Friend" else "?")
         pages = self.pages(host)
-        assert f"<b>Signed up</b>: {name or 'somebody'}" in pages
+        assert f"<b>Signed up</b>: <bdi>{name or 'somebody'}</bdi>" in pages
         assert [mark for mark in self.MARKS if mark in pages] == []
 
     def test_visitor_has_no_name(self, host: Host) -> None:
@@ -171,7 +171,7 @@ class TestFriends:
         with host.app.app_context():
             (link,) = find_user(host, "olga").referral_codes
             add(host, link, "CALLED")
-        assert "<b>Called</b>: somebody" in self.pages(host)
+        assert "<b>Called</b>: <bdi>somebody</bdi>" in self.pages(host)
 
 
 class TestOperator:

@@ -88,7 +88,7 @@ class TestManners:
             host.db.session.execute(sa.delete(host.User).where(host.User.name != "staff"))
             host.db.session.commit()
         client = log_in(host, "staff")
-        assert "<b>Called</b>: somebody" in client.get("/mine").text
+        assert "<b>Called</b>: <bdi>somebody</bdi>" in client.get("/mine").text
         assert {row[0] for row in Page(client.get("/insight?by=owner").text).tables[-1][1:]} == {"staff", key}
         rows = read_csv(client.get("/insight.csv?by=owner").text)
         assert (key, key) in [(row["owner"], row["key"]) for row in rows]
@@ -105,7 +105,7 @@ class TestManners:
             link = Referral.create("/", "olga")
             db.session.add(referrals.ReferralResponse(referral_id=link.id, action="CALLED", user_id="mia"))
             db.session.commit()
-        assert "<b>Called</b>: user mia" in app.test_client().get("/mine").text
+        assert "<b>Called</b>: <bdi>user mia</bdi>" in app.test_client().get("/mine").text
         assert Page(app.test_client().get("/insight?by=owner").text).tables[-1][1][0] == "user olga"
         (row,) = read_csv(app.test_client().get("/insight.csv?by=owner").text)
         assert (row["owner"], row["key"]) == ("user olga", "olga")
@@ -192,6 +192,13 @@ class TestManners:
         pages += log_in(host, HOSTILE[:50]).get("/mine").text
         assert pages.count("&lt;script&gt;") >= 6 and "{{ 7*7 }}" in pages
         assert "<img" not in pages and "<script>" not in pages
+
+    def test_texts_from_right_to_left_turn_nothing_else(self, host: Host) -> None:
+        with host.app.app_context():
+            add(host, Referral.create("/", host.user("\u202emia"), label="\u202eblog"))
+        host.referrals.display_name(lambda user: user.name)
+        page = log_in(host, "staff").get("/insight").text
+        assert "<bdi>\u202eblog</bdi>, <bdi>\u202emia</bdi>" in page
 
     @pytest.mark.parametrize("path", ["/mine.csv", "/insight.csv?by=referral"])
     def test_spreadsheets_know_the_encoding(self, host: Host, path: str) -> None:
