@@ -117,6 +117,14 @@ class TestOwner:
             "2 Mar 2026 Signed up : somebody , through blog",
         ]
 
+    def test_amounts_below_a_cent_are_not_rounded(self, host: Host) -> None:
+        with host.app.app_context():
+            link = Referral.create("/", host.user("olga"))
+            for value, currency in (("0.0025", "BTC"), ("12.345", "KWD"), ("1234.5", "EUR")):
+                add(host, link, "PURCHASED", value=Decimal(value), currency=currency)
+        cards = Page(log_in(host, "olga").get("/mine").text).cards
+        assert cards["Value"][0] == "0.0025 BTC 1,234.50 EUR 12.3450 KWD"
+
     def test_lists_are_narrowed_as_the_host_says(self, host: Host) -> None:
         @host.referrals.responses_filter
         def narrow(responses: Any, *, user: Any, referral: Any) -> Any:
