@@ -1,4 +1,4 @@
-"""A small site behind gunicorn, and the strangers who click on its link."""
+"""A small site behind gunicorn, and the visitors who click on its link."""
 
 import itertools
 import json

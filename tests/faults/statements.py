@@ -540,7 +540,7 @@ def _arrives(site: Site, run: Run, status: int) -> str:
 
 
 def judge_click(site: Site, run: Run) -> str:
-    """A click leads on, to where its link says unless that cannot be read."""
+    """A click redirects to the target of its link, unless that cannot be read."""
     run.expect(not run.is_link_readable or run.answer.location in ("/target", None), "led elsewhere")
     return _arrives(site, run, 302)
 

@@ -116,7 +116,7 @@ def test_answer_of_another_origin_is_never_shown_on_the_page(
     assert browser.execute_script("return localStorage.ran") is None
 
 
-def test_browsers_prefetch_does_not_eat_the_click(browser: webdriver.Chrome, shop: str, tmp_path: Path) -> None:
+def test_prefetch_does_not_replace_the_click(browser: webdriver.Chrome, shop: str, tmp_path: Path) -> None:
     log_in(browser, shop)
     link = make_link(browser)
     browser.delete_all_cookies()

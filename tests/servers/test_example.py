@@ -125,9 +125,9 @@ def test_link_brings_a_friend_who_buys_and_the_owner_sees_it(shop: str, database
     )
 
     responses = count(database, "referral_response")
-    stranger = Person(shop)
-    stranger.post("/signup", name="Sue", email="sue@example.com", password="secret")
-    stranger.post("/tea/lapsang/buy")
+    sue = Person(shop)
+    sue.post("/signup", name="Sue", email="sue@example.com", password="secret")
+    sue.post("/tea/lapsang/buy")
     assert count(database, "referral_response") == responses
 
 

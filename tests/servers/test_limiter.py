@@ -158,7 +158,7 @@ class TestMakingLinks:
         in_parallel([lambda host=host: send(host) for host in hosts * 3])  # type: ignore[misc]
         assert sorted(answers) == [200] * LINKS + [429] * 4
 
-    def test_plain_form_is_told_on_a_page(self, limited: Host) -> None:
+    def test_plain_form_gets_a_page(self, limited: Host) -> None:
         client = member(limited)
         answers = [make_link(client, Accept="text/html") for _ in range(LINKS + 1)]
         assert (answers[-2].status_code, answers[-1].status_code) == (200, 429)
@@ -176,7 +176,7 @@ class TestMakingLinks:
         assert make_link(client, Accept="text/html").text == "our own page"
         assert list(make_link(client).json) == ["error"]
 
-    def test_strangers_are_counted_by_network(self, limited: Host) -> None:
+    def test_visitors_are_limited_by_network(self, limited: Host) -> None:
         def status(address: str) -> int:
             code: int = limited.client().post("/referrals/", environ_overrides={"REMOTE_ADDR": address}).status_code
             return code
@@ -213,7 +213,7 @@ class TestMakingLinks:
 
 
 class TestClicks:
-    def test_too_many_lead_on_and_count_nowhere(self, make_limited: MakeLimited) -> None:
+    def test_too_many_clicks_redirect_and_are_not_counted(self, make_limited: MakeLimited) -> None:
         hosts = [make_limited(), make_limited()]
         link = new_link(hosts[0])
         answers = [hosts[number % 2].client().get(link) for number in range(CLICKS + 2)]
@@ -242,7 +242,7 @@ class TestClicks:
             names = {name.lower() for name, _ in limited.client().get(link).headers}
             assert not any(name.startswith("x-ratelimit") or name == "retry-after" for name in names)
 
-    def test_limits_of_the_whole_site_stop_nobody_on_a_link(self, make_limited: MakeLimited) -> None:
+    def test_limits_of_the_whole_site_do_not_apply_to_links(self, make_limited: MakeLimited) -> None:
         host = make_limited(RATELIMIT_DEFAULT="1 per hour", RATELIMIT_APPLICATION="3 per hour")
         link = new_link(host)
         assert [host.client().get("/").status_code for _ in range(2)] == [200, 429]

@@ -42,9 +42,7 @@ def test_binding_outlives_the_window(new_host: MakeHost) -> None:
 
 
 @pytest.mark.parametrize("policy", ["last", lambda touches: touches[0]])
-def test_binding_to_an_expired_link_earns_nothing_and_gives_nobody_else_the_credit(
-    new_host: MakeHost, policy: object
-) -> None:
+def test_binding_to_an_expired_link_earns_no_credit_for_any_link(new_host: MakeHost, policy: object) -> None:
     host = new_host(REFERRALS_ATTRIBUTION=policy)
     client = host.client()
     first = follow(host, client, "/a")
@@ -87,7 +85,7 @@ def test_visitors_who_are_no_users_are_not_among_the_referred(sqlite_url: str) -
         db.engine.dispose()
 
 
-def test_referrer_and_referred_are_told_in_one_statement_each(host: Host) -> None:
+def test_referrer_and_referred_are_read_in_one_statement_each(host: Host) -> None:
     with host.app.app_context():
         olga = host.user("olga")
         codes = [Referral.create(path, user=olga).code for path in ("/a", "/b")]
@@ -138,7 +136,7 @@ class TestReferred:
         referral = Referral.referrer_of(self.users[customer])
         return None if referral is None else referral.user.name
 
-    def test_each_is_told_with_their_own_referrer(self, host: Host) -> None:
+    def test_each_user_has_their_own_referrer(self, host: Host) -> None:
         self.credit(host, "mia", "otto")
         self.credit(host, "max", "olga")
         assert self.referred() == {"olga": ["max"], "otto": ["mia"]}
@@ -162,7 +160,7 @@ class TestReferred:
         assert self.referred() == {"olga": [], "otto": ["mia"]}
         assert self.referrer("mia") == "otto"
 
-    def test_voided_action_binds_nobody(self, host: Host) -> None:
+    def test_voided_action_binds_no_user(self, host: Host) -> None:
         self.credit(host, "mia", "olga", second=1).void("a fraud")
         self.credit(host, "mia", "otto", second=2)
         assert self.referred() == {"olga": [], "otto": ["mia"]}

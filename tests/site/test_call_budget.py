@@ -44,12 +44,12 @@ def test_a_request_stays_within_its_budget_of_calls(count: Count, database: str,
 
 
 @pytest.mark.parametrize("scenario", ["new", "action"])
-def test_a_click_and_an_action_pass_few_of_our_files(count: Count, scenario: str) -> None:
+def test_a_click_and_an_action_pass_few_files(count: Count, scenario: str) -> None:
     files = count(scenario).files
     assert len(files) <= MAX_FILES
 
 
 @pytest.mark.parametrize("scenario", ["new", "action"])
-def test_a_click_and_an_action_pass_few_of_our_functions(count: Count, scenario: str) -> None:
+def test_a_click_and_an_action_pass_few_functions(count: Count, scenario: str) -> None:
     functions = count(scenario).functions
     assert functions <= MAX_FUNCTIONS

@@ -438,7 +438,7 @@ def width(text: str) -> int:
 class TestExpire:
     """``flask referrals expire``."""
 
-    def test_link_leads_on_and_earns_nothing(self, host: Host, run: Run) -> None:
+    def test_link_redirects_and_earns_nothing(self, host: Host, run: Run) -> None:
         run("create", "/", "--code", "c")
         result = run("expire", "c")
         assert result.exit_code == 0

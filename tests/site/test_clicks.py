@@ -30,7 +30,7 @@ def ignored(host: Host) -> list[str | None]:
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_click_leads_on_and_is_recorded(host: Host, client: FlaskClient, code: str, slash: str) -> None:
+def test_click_redirects_and_is_recorded(host: Host, client: FlaskClient, code: str, slash: str) -> None:
     answer = client.get(f"/referrals/{code}{slash}", headers={"Referer": "https://user:pass@blog.example/post?q=1#top"})
     assert (answer.status_code, answer.headers["Location"]) == (302, "/welcome")
     assert answer.headers["Cache-Control"] == "no-store"
@@ -73,7 +73,7 @@ def test_session_grows_by_less_than_200_bytes_whatever_the_number_of_clicks(
     assert ignored(host) == [None] * 20
 
 
-def test_bare_prefix_leads_on(client: FlaskClient) -> None:
+def test_bare_prefix_redirects(client: FlaskClient) -> None:
     assert client.get("/referrals/").headers["Location"] == "/"
 
 
@@ -99,7 +99,7 @@ def test_malformed_code_is_not_looked_up(host: Host, client: FlaskClient) -> Non
         ({"Sec-Fetch-Dest": "empty"}, "embedded"),
     ],
 )
-def test_program_is_led_on_without_a_cookie_and_not_counted(
+def test_click_of_a_program_is_not_counted_and_sets_no_cookie(
     host: Host, client: FlaskClient, code: str, headers: dict[str, str], reason: str
 ) -> None:
     answer = client.get(f"/referrals/{code}", headers=headers)
@@ -162,7 +162,7 @@ def test_member_click_is_recorded_for_the_user_and_leaves_no_key(host: Host, cli
         assert "_referral" not in session
 
 
-def test_expired_link_leads_on_and_records_nothing(host: Host, client: FlaskClient, code: str) -> None:
+def test_expired_link_redirects_and_records_nothing(host: Host, client: FlaskClient, code: str) -> None:
     with host.app.app_context():
         referral = host.db.session.scalars(sa.select(Referral)).one()
         referral.expired_at = referral.created_at
@@ -317,7 +317,7 @@ class TestBrokenBookkeeping:
         with host.app.app_context():
             assert len(host.responses()) == 1
 
-    def test_click_that_cannot_be_written_leads_on(
+    def test_click_that_cannot_be_written_redirects(
         self, host: Host, client: FlaskClient, code: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         with host.app.app_context():
@@ -348,7 +348,7 @@ class TestBrokenBookkeeping:
         assert client.get(f"/referrals/{code}").headers["Location"] == "/welcome"
         assert len(caplog.records) == 1
 
-    def test_classifier_that_fails_costs_nobody_their_key(
+    def test_classifier_that_fails_keeps_the_visitor_key(
         self, host: Host, client: FlaskClient, code: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         client.get(f"/referrals/{code}")

@@ -118,15 +118,15 @@ class TestVoidedClick:
         code = follow(host, client)
         for each in (other, code, code):
             client.get(f"/referrals/{each}")
-        stranger = host.client()
+        another = host.client()
         for _ in range(2):
-            stranger.get(f"/referrals/{code}")
+            another.get(f"/referrals/{code}")
         with host.app.app_context():
             host.responses()[1].void("a fraud")
             assert [each.ignored for each in host.responses()[:5]] == [None, "void", "repeat", "void", "void"]
             assert Referral.referral_for_request() is None
         assert client.post("/act/BOUGHT").text == other
-        assert stranger.post("/act/BOUGHT").text == code
+        assert another.post("/act/BOUGHT").text == code
 
     def test_later_click_that_is_counted_keeps_its_repeats(self, host: Host, client: FlaskClient) -> None:
         with time_machine.travel(datetime(2026, 5, 20, tzinfo=timezone.utc), tick=False) as clock:
@@ -138,7 +138,7 @@ class TestVoidedClick:
             host.responses()[0].void("a fraud")
             assert [each.ignored for each in host.responses()[:4]] == ["void", "void", None, "repeat"]
 
-    def test_touch_of_nobody_takes_no_others_with_it(self, host: Host, client: FlaskClient) -> None:
+    def test_anonymous_touch_is_voided_alone(self, host: Host, client: FlaskClient) -> None:
         code = follow(host, client)
         client.get(f"/referrals/{code}")
         with host.app.app_context():

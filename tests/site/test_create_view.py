@@ -232,7 +232,7 @@ class TestLogin(OnSQLite):
     """Links belong to somebody."""
 
     @pytest.mark.parametrize("kind", ["json", "data"])
-    def test_program_that_is_not_logged_in_is_told_so(self, host: Host, client: FlaskClient, kind: str) -> None:
+    def test_program_that_is_not_logged_in_gets_401(self, host: Host, client: FlaskClient, kind: str) -> None:
         assert_refused(host, client.post("/referrals/", **{kind: {"redirect_to": "/tea"}}), 401)
 
     def test_program_that_is_not_logged_in_learns_nothing_else(self, host: Host, client: FlaskClient) -> None:

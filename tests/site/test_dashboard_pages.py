@@ -214,7 +214,7 @@ class TestManners:
         assert read_csv(log_in(host, "staff").get("/insight.csv?by=label").text)[0]["label"] == f"'{label}"
         assert read_csv(log_in(host, "olga").get("/mine.csv").text)[0]["label"] == f"'{label}"
 
-    def test_owner_without_links_is_told_what_to_do(self, host: Host) -> None:
+    def test_owner_without_links_sees_the_form(self, host: Host) -> None:
         client = log_in(host, "staff")
         page = client.get("/mine").text
         assert "You have no links yet." in page and 'action="/referrals/"' in page
@@ -222,7 +222,7 @@ class TestManners:
         page = client.get("/mine").text
         assert "Nobody has followed your links in these days." in page and "<svg" not in page
 
-    def test_operator_is_told_that_nothing_happened(self, host: Host) -> None:
+    def test_operator_sees_that_nothing_happened(self, host: Host) -> None:
         page = log_in(host, "staff").get("/insight").text
         assert "No link was followed in this period." in page and "<svg" not in page
 
@@ -283,7 +283,7 @@ class TestParts:
             show("{{ referral_chart(stats) }}", stats=by_label)
 
     @pytest.mark.parametrize("user", [None, AnonymousUserMixin()])
-    def test_nobody_has_no_chart(self, show: Callable[..., str], user: Any) -> None:
+    def test_anonymous_user_has_no_chart(self, show: Callable[..., str], user: Any) -> None:
         assert show("{{ referral_stats(user) }}|{{ referral_chart(referral_stats(user)) }}|", user=user) == "None||"
 
     @pytest.mark.parametrize("days", [0, -1, 10**6])

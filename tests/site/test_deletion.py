@@ -118,7 +118,7 @@ def test_foreign_keys_are_enforced(host: Host, ctx: None) -> None:
         host.add(host.referrals.Referral(code="x", redirect_to="/", identity="x", user_id=404))
 
 
-def test_link_of_a_deleted_user_leads_on_and_thanks_nobody(
+def test_link_of_a_deleted_user_redirects_without_an_owner(
     host: Host, client: FlaskClient, code: str, delete: Delete
 ) -> None:
     with host.app.app_context():
@@ -180,7 +180,7 @@ def test_deleted_target_is_looked_up_once(host: Host, code: str, delete: Delete)
         assert link.target is tea
 
 
-def test_link_to_a_deleted_target_leads_on_and_earns(
+def test_link_to_a_deleted_target_redirects_and_earns_credit(
     host: Host, client: FlaskClient, code: str, delete: Delete
 ) -> None:
     with host.app.app_context():

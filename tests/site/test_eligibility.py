@@ -55,7 +55,7 @@ def test_link_of_another_earns_credit_with_a_user(host: Host, client: FlaskClien
     assert client.post("/act/BOUGHT").text == code
 
 
-def test_click_that_names_nobody_is_not_credited_with_the_next_user(new_host: MakeHost) -> None:
+def test_anonymous_click_is_not_credited_with_the_next_user(new_host: MakeHost) -> None:
     host = new_host(REFERRALS_RESPECT_GPC=True)
     with host.app.app_context():
         code = Referral.create("/").code

@@ -13,7 +13,7 @@ from tests.conftest import MakeHost
 from tests.host import Host, follow
 
 
-def test_every_rule_says_what_it_took(new_host: MakeHost) -> None:
+def test_every_rule_is_explained(new_host: MakeHost) -> None:
     host = new_host(REFERRALS_ATTRIBUTION_WINDOW=3600)
     with host.app.app_context():
         mia = host.user("mia")
@@ -39,7 +39,7 @@ def test_every_rule_says_what_it_took(new_host: MakeHost) -> None:
     ]
 
 
-def test_binding_is_told_first(host: Host, client: FlaskClient) -> None:
+def test_binding_is_explained_first(host: Host, client: FlaskClient) -> None:
     follow(host, client, "/a")
     client.post("/signup", data={"name": "mia"})
     follow(host, client, "/b")

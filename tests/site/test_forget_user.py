@@ -207,7 +207,7 @@ class TestForgetUser:
             assert [digest in dump(host) for digest in digests].count(False) == 5
             assert forget(host, key) == "Forgotten: 0 links, 0 responses.\n"
 
-    def test_links_lead_on_and_are_nobodys(self, host: Host, story: FlaskClient, key: Any) -> None:
+    def test_links_redirect_without_an_owner(self, host: Host, story: FlaskClient, key: Any) -> None:
         with host.app.app_context():
             expired_before = link(host, "old").expired_at
             forget(host, key)
@@ -337,7 +337,7 @@ class TestForgetUser:
             assert dump(host) == text
 
     @pytest.mark.parametrize("key", [NUMBER])
-    def test_nobody_is_not_forgotten(self, host: Host, story: FlaskClient) -> None:
+    def test_anonymous_user_is_refused(self, host: Host, story: FlaskClient) -> None:
         with host.app.app_context():
             text = dump(host)
             for nobody in (None, host.app.login_manager.anonymous_user()):  # type: ignore[attr-defined]

@@ -588,7 +588,7 @@ def test_target_of_a_joined_subclass_is_stored_by_its_base_and_found_again(new_a
         assert (link.target_type, link.target) == ("thing", book)
 
 
-def test_users_without_a_model_are_told_apart_by_case(new_app: NewApp) -> None:
+def test_users_without_a_model_differ_by_case(new_app: NewApp) -> None:
     app, db = new_app()
     Referrals(app)
     with app.app_context():

@@ -1,4 +1,4 @@
-"""The host's transaction stays the host's, whoever begins it; and one connection is enough for both."""
+"""The host's transaction is left alone, and one connection is enough for the host and the extension."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What strangers write is shown as what it is: in every template, in the admin, in exports and on a terminal."""
+"""Hostile text is escaped: in every template, in the admin, in exports and on a terminal."""
 
 import csv
 import io

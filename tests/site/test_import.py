@@ -93,7 +93,7 @@ def responses(host: Host) -> list[ReferralResponse]:
 class TestRealData:
     """What pinax-referrals 4.5.0 and Django 5.2 wrote."""
 
-    def test_old_code_leads_on_and_is_credited(self, host: Host, run: Import, people: Any) -> None:
+    def test_old_code_redirects_and_is_credited(self, host: Host, run: Import, people: Any) -> None:
         assert run(DUMP).exit_code == 0
         for code in CODE.values():
             client = host.client()
@@ -544,7 +544,7 @@ def test_memory_does_not_grow_with_the_dump(host: Host) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_progress_is_told_batch_by_batch(host: Host) -> None:
+def test_progress_is_reported_batch_by_batch(host: Host) -> None:
     told: list[int] = []
     stream = array(many(5_000))
     with host.app.app_context():

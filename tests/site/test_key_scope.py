@@ -116,9 +116,9 @@ def test_own_cookie_is_sent_once_and_says_what_was_last(new_host: MakeHost) -> N
     client = host.client()
     assert count_cookies(client.post("/twice")) == 1
     assert client.get_cookie("referral") is not None
-    stranger = host.client()
-    assert count_cookies(stranger.post("/answer?leave=1")) == 0
-    assert stranger.get_cookie("referral") is None
+    other = host.client()
+    assert count_cookies(other.post("/answer?leave=1")) == 0
+    assert other.get_cookie("referral") is None
     assert count_cookies(client.post("/answer?leave=1")) == 1
     assert client.get_cookie("referral") is None
 
@@ -178,7 +178,7 @@ def test_session_is_opened_a_second_time_only_when_the_view_has_changed_it(new_h
     assert opened == ["/act/BOUGHT"]
 
 
-def test_user_who_is_told_by_the_loader_alone_is_logged_in(sqlite_url: str) -> None:
+def test_user_from_the_loader_alone_is_logged_in(sqlite_url: str) -> None:
     app, db = Flask("host"), SQLAlchemy()
     app.config.from_mapping(SECRET_KEY="s" * 32, SQLALCHEMY_DATABASE_URI=sqlite_url)
     db.init_app(app)

@@ -243,7 +243,7 @@ class TestExpiry:
             yield host
 
     @pytest.mark.parametrize(("early", "counts"), [(timedelta(microseconds=1), True), (timedelta(0), False)])
-    def test_is_told_to_the_microsecond(self, host: Host, client: FlaskClient, early: timedelta, counts: bool) -> None:
+    def test_is_exact_to_the_microsecond(self, host: Host, client: FlaskClient, early: timedelta, counts: bool) -> None:
         client.get("/referrals/tea")
         with time_machine.travel(self.START + timedelta(hours=1) - early, tick=False):
             assert host.client().get("/referrals/tea").location == "/tea"

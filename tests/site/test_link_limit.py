@@ -53,7 +53,7 @@ def test_each_user_has_their_own(host: Host) -> None:
         assert {make(client, str(number)).status_code for number in range(LIMIT)} == {200}
 
 
-def test_browser_is_told_on_a_page(host: Host) -> None:
+def test_browser_gets_a_page(host: Host) -> None:
     client = member(host)
     for number in range(LIMIT):
         make(client, str(number))

@@ -18,7 +18,7 @@ LOCK = {"postgresql": "LOCK TABLE referral_response", "mysql": "LOCK TABLES refe
 
 
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True, scope="session")
-def test_click_on_a_locked_table_leads_on_after_two_tries_at_most(
+def test_click_on_a_locked_table_redirects_after_two_attempts_at_most(
     new_host: MakeHost, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     dialect = sa.make_url(database_url).get_backend_name()

@@ -291,7 +291,7 @@ class TestWithoutFlaskLogin:
         assert owners(host) == ["mia", "mia"]
         assert not has_key(client)
 
-    def test_join_is_durable_when_nobody_gets_credit(self, host: Host, client: FlaskClient) -> None:
+    def test_join_is_committed_when_no_referral_earns_the_credit(self, host: Host, client: FlaskClient) -> None:
         with host.app.app_context():
             mia = host.db.session.scalars(sa.select(host.User)).one()
             code = Referral.create("/", user=mia).code
@@ -309,7 +309,7 @@ class TestWithoutFlaskLogin:
         assert owners(host) == [None]
 
 
-def test_login_of_somebody_who_followed_no_link_costs_no_statement_of_ours(host: Host, client: FlaskClient) -> None:
+def test_login_without_a_click_runs_no_statement(host: Host, client: FlaskClient) -> None:
     with host.app.app_context():
         host.user("mia")
     with host.app.app_context(), statements(host.db) as sent:

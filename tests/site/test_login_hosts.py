@@ -251,7 +251,7 @@ class TestNoUsers:
         assert recorded(site) == [("RESPONDED", None), ("SUBSCRIBED", None)]
         assert Browser(site).act() == ""
 
-    def test_nobody_can_make_a_link_with_the_form(self, site: Site) -> None:
+    def test_form_answers_401(self, site: Site) -> None:
         answer = Browser(site).client.post("/referrals/", data={"redirect_to": "/"})
         assert answer.status_code == 401
 
@@ -279,7 +279,7 @@ class TestOwner(OnSQLite):
     def test_visitor_cannot_make_a_link(self, site: Site) -> None:
         assert Browser(site).client.post("/referrals/", json={"redirect_to": "/"}).status_code == 401
 
-    def test_own_click_that_only_the_login_tells_is_not_credited(self, site: Site) -> None:
+    def test_own_click_that_only_the_login_reveals_is_not_credited(self, site: Site) -> None:
         olga = Browser(site)
         olga.sign_up("olga")
         answer = olga.client.post("/referrals/", json={"redirect_to": "/welcome"}, headers=olga.headers)
@@ -307,7 +307,7 @@ class TestTokens(OnSQLite):
         return [f"Bearer {token}" for token in (expired, forged, refresh, "x", "", "a b")]
 
     @pytest.mark.parametrize("give_users", [login_hosts.flask_jwt_extended])
-    def test_it_is_nobodys(self, site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    def test_click_is_anonymous(self, site: Site, caplog: pytest.LogCaptureFixture) -> None:
         code, browser = link(site), Browser(site)
         with site.app.app_context():
             from flask_jwt_extended import create_access_token
@@ -321,7 +321,7 @@ class TestTokens(OnSQLite):
         assert caplog.records == []
 
     @pytest.mark.parametrize("give_users", [login_hosts.flask_jwt_extended_without_user_model])
-    def test_link_leads_on_when_the_loader_fails_and_the_visitor_stays_the_same(
+    def test_link_redirects_when_the_loader_fails_and_the_visitor_stays_the_same(
         self, site: Site, caplog: pytest.LogCaptureFixture
     ) -> None:
         first, second, browser = link(site), link(site, "second"), Browser(site)

@@ -247,7 +247,7 @@ class TestRevision:
 
     OPTIONS = (USER.format(key="sa.Uuid"), MIGRATE, "Referrals(app, user_model=User)")
 
-    def test_holds_our_tables_alone_in_the_one_line_of_the_host(self, project: Project) -> None:
+    def test_holds_the_referral_tables_alone_in_the_style_of_the_host(self, project: Project) -> None:
         project.write(USER.format(key="sa.Uuid"), MIGRATE)
         project.flask("db init", "db migrate -m users", "db upgrade")
         unfinished = "class Draft(db.Model):\n    id = mapped_column(sa.Integer, primary_key=True)\n"

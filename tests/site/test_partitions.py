@@ -258,7 +258,7 @@ def test_months_to_come_are_made_as_often_as_one_likes(host: Host) -> None:
     assert len([table for table in tables if table.startswith("month_")]) == 2
 
 
-def test_click_of_a_month_that_nobody_made_is_kept(host: Host) -> None:
+def test_click_of_a_month_without_a_partition_is_kept(host: Host) -> None:
     with host.app.app_context():
         link = host.db.session.scalars(sa.select(Referral)).one()
         late = datetime.now(timezone.utc) + timedelta(days=400)

@@ -146,7 +146,7 @@ def walk_through(host: Host) -> None:
         host.app.jinja_env.globals["referral_responses"](user, limit=50)  # type: ignore[operator]
 
 
-def test_no_statement_reads_a_table_of_ours_from_end_to_end(full: Host) -> None:
+def test_no_statement_reads_a_whole_table(full: Host) -> None:
     with full.app.app_context():
         engine = full.db.engine
     with collected(engine) as sent:

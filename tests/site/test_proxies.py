@@ -153,7 +153,7 @@ def test_outside_an_app_context_the_usual_error(host: Host, use: str) -> None:
 
 
 @pytest.mark.parametrize("use", USES)
-def test_app_without_referrals_is_told_what_to_call(sqlite_url: str, use: str) -> None:
+def test_error_of_an_app_without_referrals_names_the_call(sqlite_url: str, use: str) -> None:
     host = make_host(sqlite_url)
     del host.app.extensions["referrals"]
     with host.app.app_context(), pytest.raises(ConfigurationError, match=r"referrals\.init_app\(app\)"):

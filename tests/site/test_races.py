@@ -20,6 +20,6 @@ def test_identical_links_are_one_row_and_no_error(host: Host) -> None:
     assert (outcome.wrong, outcome.errors) == ([], [])
 
 
-def test_each_row_goes_to_one_user_who_is_told_so_once(host: Host) -> None:
+def test_each_row_goes_to_one_user_with_one_signal(host: Host) -> None:
     outcome = race_claims(host, users=4, rows=10, rounds=6)
     assert (outcome.wrong, outcome.errors) == ([], [])

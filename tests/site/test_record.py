@@ -40,7 +40,7 @@ def test_first_thing_a_process_does_may_be_an_action(host: Host, client: FlaskCl
         restarted.db.engine.dispose()
 
 
-def test_stranger_costs_no_statement_and_no_cookie(host: Host, client: FlaskClient) -> None:
+def test_action_without_a_click_runs_no_statement_and_sets_no_cookie(host: Host, client: FlaskClient) -> None:
     with host.app.app_context(), statements(host.db) as sent:
         answer = client.post("/act/BOUGHT")
     assert (answer.text, sent) == ("", [])
@@ -228,7 +228,7 @@ def test_target_is_loaded_once(host: Host) -> None:
         assert len(sent) == 1
 
 
-def test_referral_and_history_of_a_request_are_told(host: Host, client: FlaskClient) -> None:
+def test_referral_and_history_of_a_request_are_returned(host: Host, client: FlaskClient) -> None:
     @host.app.get("/who")
     def who() -> str:
         referral = Referral.referral_for_request()

@@ -126,7 +126,7 @@ class TestTheRequest:
         queue.deliver(host)
         assert rows(host, "ignored") == [None]
 
-    def test_who_opts_out_is_nobody(self, make_queued: MakeHost, queue: Queue) -> None:
+    def test_visitor_who_opts_out_is_anonymous(self, make_queued: MakeHost, queue: Queue) -> None:
         host = make_queued(REFERRALS_RESPECT_GPC=True)
         client = host.client()
         client.post("/signup", data={"name": "mia"})

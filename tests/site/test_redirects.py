@@ -198,7 +198,7 @@ class TestHeader:
         answer = site.follow(query)
         assert answer.status == 302
         assert answer.headers.get_all("Cache-Control") == ["no-store"]
-        assert answer.headers.get_all("Vary") == ["Cookie"]  # it gives a stranger a key
+        assert answer.headers.get_all("Vary") == ["Cookie"]  # it gives a new visitor a key
         assert len(answer.headers.get_all("Set-Cookie", [])) == 2  # the session, and the lasting cookie
 
     @pytest.mark.parametrize("target", [target for target in TAKEN if set(target) & set("<>\"'&`{")])
@@ -209,7 +209,7 @@ class TestHeader:
         assert page.tags[-1][1] == {"href": answer.headers["Location"]}
         assert page.text.count(answer.headers["Location"]) == 1
 
-    def test_host_that_has_left_the_list_is_led_to_no_more(self, site: Site) -> None:
+    def test_host_that_has_left_the_list_is_no_target(self, site: Site) -> None:
         _, made = site.create("https://shop.example/tea")
         code, query = made["code"], "?redirect_to=https://shop.example/cups"
         assert site.location(code=code) == "https://shop.example/tea"
@@ -281,13 +281,13 @@ class TestTargetLocation:
             assert target_location(current_state().settings, "https://evil.example/a") is None
 
     @pytest.mark.parametrize("host", [".example", "*.example", "*", "a..example", "[::1", "evil.example, x"])
-    def test_host_header_that_is_no_host_is_not_ours(self, site: Site, host: str) -> None:
+    def test_host_header_that_is_no_host_is_not_allowed(self, site: Site, host: str) -> None:
         with site.host.app.test_request_context(headers={"Host": host}):
             assert target_location(current_state().settings, "http://evil.example/") is None
             assert target_location(current_state().settings, "/a") == "/a"
 
     @needs_flask_31
-    def test_untrusted_host_is_not_ours(self, sqlite_url: str) -> None:
+    def test_untrusted_host_is_not_allowed(self, sqlite_url: str) -> None:
         host = make_host(sqlite_url, with_login=False, TRUSTED_HOSTS=[OWN_HOST])
         answer = host.client().get("/referrals/x?redirect_to=http://evil.example/", base_url="http://evil.example")
         assert (answer.status_code, answer.headers.get("Location")) == (400, None)

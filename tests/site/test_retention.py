@@ -158,7 +158,7 @@ def everything(host: Host, *, without: tuple[str, ...] = ()) -> list[dict[str, A
     return [{name: getattr(each, name) for name in columns if name not in without} for each in host.responses()]
 
 
-def test_anonymized_responses_tell_nobodys_name(host: Host) -> None:
+def test_anonymized_responses_name_no_user(host: Host) -> None:
     record_everything(host)
     derived = (*PERSONAL, "identity")  # a digest of the key
     with host.app.app_context():

@@ -84,7 +84,7 @@ def test_program_leaves_no_session_in_the_store(site: Site) -> None:
     assert "Set-Cookie" not in answer.headers
 
 
-def test_app_that_loses_its_secret_key_leads_on_and_credits_nobody(new_host: MakeHost) -> None:
+def test_app_that_loses_its_secret_key_redirects_without_credit(new_host: MakeHost) -> None:
     host = new_host(with_login=False)
     with host.app.app_context():
         code = Referral.create("/welcome").code

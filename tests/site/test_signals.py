@@ -79,7 +79,7 @@ class TestHostTransaction:
         assert seen == ["/a"]
 
 
-def test_failing_receiver_is_logged_and_stops_nobody(
+def test_failing_receiver_is_logged_and_stops_no_other(
     host: Host, client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[str] = []

@@ -199,7 +199,7 @@ class TestResponses:
                 self.rendered(host, user)
         assert len([statement for statement in sent if statement != "COMMIT"]) == 1
 
-    def test_nobody_has_none(self, host: Host, olga: Any) -> None:
+    def test_anonymous_user_has_none(self, host: Host, olga: Any) -> None:
         with host.app.test_request_context(), statements(host.db) as sent:
             assert self.rendered(host, None) == self.rendered(host, AnonymousUserMixin()) == ""
             assert render_template_string("{{ referral_responses(current_user) }}") == "[]"

@@ -236,16 +236,16 @@ class TestForgery:
         assert client.post("/act/BOUGHT").text == code
 
     def test_key_is_read_from_the_session_and_its_cookie_alone(self, host: Host, token: str) -> None:
-        stranger = host.client()
-        stranger.set_cookie(ENTRY, token)
-        stranger.set_cookie("visitor", token)
-        answer = stranger.post(
+        browser = host.client()
+        browser.set_cookie(ENTRY, token)
+        browser.set_cookie("visitor", token)
+        answer = browser.post(
             f"/act/BOUGHT?{ENTRY}={token}&session_key={key_in(token)}&key={token}",
             data={ENTRY: token, "session_key": key_in(token), "key": token},
             headers={ENTRY: token, "X-Referral": token, "Authorization": f"Bearer {token}"},
         )
         assert (answer.status_code, answer.text) == (200, "")
-        with stranger.session_transaction() as session:
+        with browser.session_transaction() as session:
             assert ENTRY not in session
 
 
@@ -365,7 +365,7 @@ class TestNoSession:
         host.app.session_interface = NoSessions()
         return host
 
-    def test_click_leads_on_and_is_recorded(self, host: Host, client: FlaskClient, code: str) -> None:
+    def test_click_redirects_and_is_recorded(self, host: Host, client: FlaskClient, code: str) -> None:
         answer = client.get(f"/referrals/{code}?redirect_to=/tea")
         assert (answer.status_code, answer.headers["Location"]) == (302, "/tea")
         assert "Set-Cookie" not in answer.headers
@@ -373,7 +373,7 @@ class TestNoSession:
             (response,) = host.responses()
             assert (response.ignored, response.referral.code) == (None, code)
 
-    def test_action_is_nobodys(self, host: Host, client: FlaskClient, code: str) -> None:
+    def test_action_is_anonymous(self, host: Host, client: FlaskClient, code: str) -> None:
         client.get(f"/referrals/{code}")
         assert client.post("/act/BOUGHT").text == ""
         with host.app.test_request_context():
@@ -381,7 +381,7 @@ class TestNoSession:
             assert Referral.referral_for_request() is None
             assert list(Referral.referral_responses_for_request()) == []
 
-    def test_login_joins_nobody(self, host: Host) -> None:
+    def test_login_joins_no_history(self, host: Host) -> None:
         with host.app.test_request_context():
             host.referrals.link_user(host.user("mia"))
 
@@ -394,7 +394,7 @@ class TestNoSession:
 class TestNoRequest:
     """A worker, a command or a shell: there is no visitor."""
 
-    def test_nobody_gets_credit_and_nothing_is_asked(self, host: Host, code: str) -> None:
+    def test_action_earns_no_credit_and_runs_no_statement(self, host: Host, code: str) -> None:
         with host.app.app_context(), statements(host.db) as sent:
             assert Referral.record_response("BOUGHT") is None
             assert Referral.referral_for_request() is None
