@@ -1,4 +1,4 @@
-"""How well ``flask_referrals.agents`` tells people from programs, on lists that others made.
+"""How well ``flask_referrals.web.agents`` detects programs, on lists of other projects.
 
 Run it with ``python benchmarks/agents.py`` where this package is installed. It fetches the packages below into a
 temporary folder (or into the folder that is its argument, and then only once), and unpacks them there. They are other

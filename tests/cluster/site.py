@@ -106,7 +106,7 @@ class Site(Server):
             host.db.engine.dispose()
 
     def visit(self) -> Visit:
-        """Be somebody who has never been here."""
+        """Be a new visitor."""
         number = next(self._numbers)
         return _Visitor(self, number).visit()
 

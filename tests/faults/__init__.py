@@ -1,1 +1,1 @@
-"""What becomes of clicks when a process dies, the database goes down, or somebody holds its lock."""
+"""Faults under load: a process dies, the database goes down, or a table is locked."""

@@ -1,4 +1,4 @@
-"""Many at once: identical links become one row, and each row of a visitor goes to one user, who is told so once.
+"""Many at once: identical links become one row, and each row of a visitor goes to one user, with one signal.
 
 ::
 

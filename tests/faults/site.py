@@ -85,7 +85,7 @@ class Site(Server):
                 self._host.db.engine.dispose()
 
     def click(self, host_reads: bool = False) -> Answer:
-        """Follow the link, as somebody who has never been here.
+        """Follow the link, as a new visitor.
 
         :param host_reads: the host reads from the database before the extension does, and leaves its transaction open.
         """

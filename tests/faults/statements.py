@@ -551,7 +551,7 @@ def judge_page(site: Site, run: Run) -> str:
 
 
 def judge_form(site: Site, run: Run) -> str:
-    """Whoever asks for a link gets it, or is asked to come again."""
+    """The form gives no error but 503 with ``Retry-After``, and the next request gets the link."""
     status = run.answer.status_code
     run.expect(status < 500 or status == 503, f"answered {status}")
     run.expect(status != 503 or "Retry-After" in run.answer.headers, "says not when to come again")
@@ -615,7 +615,7 @@ class Flow:
 
     :param prepare: gets everything ready for the last request.
     :param judge: says what came of it.
-    :param has_receivers: whether somebody listens to our signals.
+    :param has_receivers: whether the signals have receivers.
     :param is_live: whether the site is in production.
     """
 

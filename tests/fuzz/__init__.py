@@ -1,1 +1,1 @@
-"""Programs that make up input, for as long as one likes."""
+"""Programs that send random input for as long as you like."""

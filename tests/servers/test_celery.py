@@ -56,7 +56,7 @@ def database_url(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def environment(broker: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """What a worker is told, and ourselves."""
+    """The environment of a worker, and of this process."""
     with new_queue(broker) as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)

@@ -1,1 +1,1 @@
-"""Programs that make up input, for as long as one likes."""
+"""What visitors, users and staff of a site do, on each database."""

@@ -110,7 +110,7 @@ def test_referrer_and_referred_are_read_in_one_statement_each(host: Host) -> Non
 
 
 class TestReferred:
-    """Who is told to have been brought by whom."""
+    """``referrer_of`` and ``referred_by``."""
 
     @pytest.fixture(autouse=True)
     def people(self, host: Host, ctx: None) -> None:

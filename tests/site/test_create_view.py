@@ -229,7 +229,7 @@ class TestRefusal(OnSQLite):
 
 
 class TestLogin(OnSQLite):
-    """Links belong to somebody."""
+    """Links belong to the logged-in user."""
 
     @pytest.mark.parametrize("kind", ["json", "data"])
     def test_program_that_is_not_logged_in_gets_401(self, host: Host, client: FlaskClient, kind: str) -> None:
@@ -368,7 +368,7 @@ class TestCrossSite(OnSQLite):
 
 
 class TestTarget:
-    """Nobody learns by asking which objects there are."""
+    """The answer does not show which objects exist."""
 
     @pytest.fixture
     def token(self, host: Host) -> str:

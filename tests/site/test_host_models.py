@@ -278,7 +278,7 @@ def test_apps_on_one_database_are_set_up_in_threads(sqlite_url: str) -> None:
 
 
 class TestNamesInHostModels:
-    """The host's models name ours by string, before or after ours are there."""
+    """The host's models name those of the extension by string, before or after these are built."""
 
     def test_foreign_key_and_relationship(self, new_app: NewApp) -> None:
         app, db = new_app()

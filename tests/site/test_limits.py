@@ -121,7 +121,7 @@ def test_code_is_refused_over_its_limit_and_of_other_letters(host: Host, client:
 
 
 class TestUserWithoutModel:
-    """A user who is told apart by a text."""
+    """A user whose key is text."""
 
     @pytest.fixture
     def ctx(self, database_url: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""How long a click waits for a table that somebody else has locked, on the servers: their own settings bound it."""
+"""How long a click waits for a locked table on PostgreSQL and MariaDB: their own settings limit it."""
 
 import time
 from typing import Any

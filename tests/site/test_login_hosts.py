@@ -242,7 +242,7 @@ class TestRememberMe(OnSQLite):
 
 @pytest.mark.parametrize("give_users", [login_hosts.no_users])
 class TestNoUsers:
-    """A site without users tells browsers apart."""
+    """A site without users credits browsers."""
 
     def test_visitor_is_credited(self, site: Site) -> None:
         code, browser = link(site), Browser(site)
@@ -430,7 +430,7 @@ class TestAnotherOrigin(OnSQLite):
 
 @pytest.mark.parametrize("give_users", [login_hosts.no_users])
 class TestBareIdentities(OnSQLite):
-    """Without a user model a user may be as little as what tells users apart."""
+    """Without a user model, a user may be a bare id."""
 
     KEY = uuid.UUID(int=7)
 

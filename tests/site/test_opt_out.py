@@ -86,7 +86,7 @@ def test_it_is_off_by_default(new_host: MakeHost, headers: dict[str, str]) -> No
 
 
 class TestHashedAddress:
-    """``REFERRALS_IP_STORAGE = "hashed"``: the same address is told again on the same day, and at no other time."""
+    """``REFERRALS_IP_STORAGE = "hashed"``: the same address has the same hash on one day only."""
 
     @pytest.fixture
     def host(self, new_host: MakeHost) -> Host:

@@ -1,4 +1,4 @@
-"""Nobody learns from a refusal what there is."""
+"""A refusal does not show what exists."""
 
 import json
 from typing import Any

@@ -356,7 +356,7 @@ class NoSessions(SessionInterface):
 
 
 class TestNoSession:
-    """Where nobody can be recognised again, nothing breaks."""
+    """Nothing breaks where visitors cannot be recognised."""
 
     @pytest.fixture
     def host(self, new_host: MakeHost) -> Host:
