@@ -25,10 +25,8 @@ class _Waiting:
         #: Collects the callbacks while the extension itself commits; ``None``: they run at once.
         self.held: list[Callback] | None = None
         self._committed: SessionTransaction | None = None
-        self._is_rolled_back = False
         event.listen(session, "before_commit", self._prepare)
         event.listen(session, "after_commit", self._note_commit)
-        event.listen(session, "after_rollback", self._note_rollback)
         event.listen(session, "after_transaction_end", self._end)
 
     def _prepare(self, session: Session) -> None:
@@ -40,9 +38,6 @@ class _Waiting:
     def _note_commit(self, session: Session) -> None:
         self._committed = session.get_nested_transaction() or session.get_transaction()
 
-    def _note_rollback(self, session: Session) -> None:
-        self._is_rolled_back = True
-
     def _end(self, session: Session, transaction: SessionTransaction) -> None:
         """Hand the callbacks of a released savepoint to the transaction around it; run those of the outermost one."""
         is_committed = self._committed is transaction
@@ -51,13 +46,12 @@ class _Waiting:
             self.after_commit.setdefault(transaction.parent, []).extend(callbacks)
             return
         callbacks += self.when_ended
-        is_closing = not is_committed and not self._is_rolled_back
         self.after_commit, self.when_ended, self.before_commit = {}, [], []
-        self._committed, self._is_rolled_back = None, False
+        self._committed = None
         if self.held is not None:
             self.held += callbacks
             return
-        token = _IS_CLOSING.set(is_closing)
+        token = _IS_CLOSING.set(not is_committed)
         try:
             for callback in callbacks:
                 callback()
@@ -88,7 +82,7 @@ def call_when_ended(session: Session, callback: Callback) -> None:
 
 
 def is_closing() -> bool:
-    """Return whether callbacks run because a session is being closed, which takes no further work."""
+    """Return whether callbacks run after no commit: the session may be being closed, and take no further work."""
     return _IS_CLOSING.get()
 
 
