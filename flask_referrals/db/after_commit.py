@@ -1,7 +1,7 @@
 """Callbacks that wait for the end of a session's transaction. Those after it must not raise."""
 
 import typing as t
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from sqlalchemy import event
@@ -9,8 +9,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 Callback = Callable[[], None]
 
-#: The entry of ``session.info`` that is there once something has waited for the session.
-WAITING = "flask_referrals.waiting"
+_WAITING = "flask_referrals.waiting"
 
 _IS_CLOSING: ContextVar[bool] = ContextVar("flask_referrals.is_closing", default=False)
 
@@ -22,8 +21,6 @@ class _Waiting:
         self.after_commit: dict[SessionTransaction, list[Callback]] = {}
         self.when_ended: list[Callback] = []
         self.before_commit: list[Callback] = []
-        #: Collects the callbacks while the extension itself commits; ``None``: they run at once.
-        self.held: list[Callback] | None = None
         self._committed: SessionTransaction | None = None
         event.listen(session, "before_commit", self._prepare)
         event.listen(session, "after_commit", self._note_commit)
@@ -48,9 +45,6 @@ class _Waiting:
         callbacks += self.when_ended
         self.after_commit, self.when_ended, self.before_commit = {}, [], []
         self._committed = None
-        if self.held is not None:
-            self.held += callbacks
-            return
         token = _IS_CLOSING.set(not is_committed)
         try:
             for callback in callbacks:
@@ -60,9 +54,9 @@ class _Waiting:
 
 
 def _waiting(session: Session) -> _Waiting:
-    if WAITING not in session.info:
-        session.info[WAITING] = _Waiting(session)
-    return t.cast(_Waiting, session.info[WAITING])
+    if _WAITING not in session.info:
+        session.info[_WAITING] = _Waiting(session)
+    return t.cast(_Waiting, session.info[_WAITING])
 
 
 def call_after_commit(session: Session, callback: Callback) -> None:
@@ -84,18 +78,3 @@ def call_when_ended(session: Session, callback: Callback) -> None:
 def is_closing() -> bool:
     """Return whether callbacks run after no commit: the session may be being closed, and take no further work."""
     return _IS_CLOSING.get()
-
-
-def commit(session: Session) -> Sequence[Callback]:
-    """Commit a session. Return the callbacks that waited for this instead of calling them."""
-    waiting: _Waiting | None = session.info.get(WAITING)
-    if waiting is None:
-        session.commit()
-        return ()
-    held: list[Callback] = []
-    waiting.held = held
-    try:
-        session.commit()
-    finally:
-        waiting.held = None
-    return held

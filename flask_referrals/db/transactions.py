@@ -17,7 +17,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from sqlalchemy.orm import Session, attributes, make_transient_to_detached, sessionmaker
 from sqlalchemy.util import ScopedRegistry
 
-from .after_commit import WAITING, Callback, call_after_commit, commit
+from .after_commit import Callback, call_after_commit
 from .build import Models, Query
 from .database import Database
 
@@ -233,12 +233,10 @@ class HostTransaction(Transaction):
 
     def _commit_session(self) -> None:
         try:
-            callbacks = commit(self.session)
+            self.session.commit()
         except BaseException:
             self.session.rollback()
             raise
-        for callback in callbacks:
-            callback()
 
     def write(self) -> AbstractContextManager[t.Any]:
         self.lock()
@@ -298,10 +296,7 @@ class OwnTransaction(Transaction):
             found = find() if find is not None else None
             if found is None:
                 found = work()
-        if WAITING in self.session.info:
-            self._callbacks += commit(self.session)
-        else:
-            self.session.commit()
+        self.session.commit()
         return found
 
     @contextmanager
