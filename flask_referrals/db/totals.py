@@ -208,11 +208,19 @@ def _roll_up_days(transaction: Transaction) -> int:
     groups = rows.referral_id, rows.action, rows.currency, rows.day
     value = sa.func.coalesce(sa.func.sum(rows.value), 0).label("value")
     sums = sa.select(*groups, sa.func.count().label("count"), value).group_by(*groups)
+    # Links that were deleted while their responses were counted are left out, and the others locked.
+    links = database.models.referrals.id
     if database.can_insert_selected:
+        by_link = sums.subquery()
+        sums = sa.select(by_link).join(links.table, links == by_link.c.referral_id)
+        sums = sums.with_for_update(read=True, key_share=True, of=links.table)
         transaction.execute(sa.insert(total).from_select(sums.selected_columns.keys(), sums))
     else:
         for page in transaction.execute(sums).mappings().partitions(_PAGE):
-            transaction.execute(sa.insert(total), [dict(row) for row in page])
+            found = sa.select(links).where(links.in_({row["referral_id"] for row in page})).with_for_update(read=True)
+            left = set(transaction.execute(found).scalars())
+            if new := [dict(row) for row in page if row["referral_id"] in left]:
+                transaction.execute(sa.insert(total), new)
     _add_site_totals(transaction, start, end)
     transaction.execute(sa.update(total).where(total.c.id == _WATERMARK).values(day=end))
     return len(days)

@@ -205,6 +205,25 @@ def test_deleted_link_takes_its_totals_along(
 
 
 @time_machine.travel(NOON, tick=False)
+def test_link_may_be_deleted_while_its_days_are_rolled_up(host: Host, code: str) -> None:
+    with host.app.app_context():
+        kept = Referral.create("/kept").code
+    record(host, kept, NOON - 2 * DAY, "RESPONDED")
+    with time_machine.travel(NOON - 9 * DAY, tick=False):
+        run_roll_up(host)  # places the watermark
+    rolling_up = Thread(target=run_roll_up, args=(host,))
+    with host.app.app_context():
+        host.db.session.delete(host.db.session.scalars(sa.select(Referral).where(Referral.code == code)).one())
+        host.db.session.flush()
+        rolling_up.start()
+        rolling_up.join(timeout=0.5)
+        host.db.session.commit()
+    rolling_up.join()
+    assert sums(host) == {("2026-05-18", "RESPONDED", None): (1, 0)}
+    assert sums(host, is_site=True) == {("2026-05-18", "RESPONDED", None): (-1, 0)}
+
+
+@time_machine.travel(NOON, tick=False)
 def test_actions_are_counted_apart_from_clicks(host: Host, client: FlaskClient, rollup: Callable[[], str]) -> None:
     with time_machine.travel(NOON - DAY, tick=False):
         code = follow(host, client)
