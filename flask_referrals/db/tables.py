@@ -126,7 +126,7 @@ class ReferralColumns(RecordColumns):
     code: Mapped[str] = _precise(sa.String(64), unique=True, sort_order=-2)
     #: The code in lower case; ``None`` if another referral has it.
     folded_code: Mapped[str | None] = _precise(sa.String(64), sort_order=-2)
-    label: Mapped[str] = mapped_column(sa.String(100), default="", sort_order=-2)
+    label: Mapped[str] = _precise(sa.String(100), default="", sort_order=-2)
     redirect_to: Mapped[str] = mapped_column(sa.String(2048), sort_order=-2)
     #: The digest of user, target and the two columns above, by which ``create`` finds the one row.
     identity: Mapped[str] = _precise(sa.String(64), unique=True, sort_order=-2)
@@ -162,7 +162,7 @@ class ResponseColumns(RecordColumns):
     #: The reason code of an ignored response; ``None`` when it is counted.
     ignored: Mapped[str | None] = _precise(sa.String(20), sort_order=-2)
     ip_address: Mapped[str | None] = mapped_column(sa.String(45), sort_order=-2)
-    http_referrer: Mapped[str | None] = mapped_column(sa.String(1024), sort_order=-2)
+    http_referrer: Mapped[str | None] = _precise(sa.String(1024), sort_order=-2)
     user_agent: Mapped[str | None] = mapped_column(sa.String(255), sort_order=-2)
     key: Mapped[str | None] = _precise(sa.String(128), sort_order=-2)
     #: The digest of action and key; ``None`` without a key. Galera would take all rows without a key as equal under a

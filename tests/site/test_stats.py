@@ -351,6 +351,22 @@ class TestAnswer:
         assert host.referrals.leaderboard("value:EUR") == [(olga, Decimal(9))]
         assert host.referrals.leaderboard("RESPONDED", since=date(2026, 4, 2)) == []
 
+    @pytest.mark.parametrize("is_rolled_up", [False, True])
+    def test_labels_and_referrers_that_differ_by_case_stay_apart(self, host: Host, is_rolled_up: bool) -> None:
+        labels = ("Tea", "tea", "téa")
+        for number, label in enumerate(labels, 1):
+            for _ in range(number):
+                self.add(
+                    host, Referral.create("/", None, label), FIRST.date(), http_referrer=f"https://a.example/{label}"
+                )
+        if is_rolled_up:
+            roll_up(current_state().database)
+        stats = host.referrals.stats
+        assert [stats(label=label).totals["RESPONDED"].count for label in labels] == [1, 2, 3]
+        for by, names in (("label", labels), ("referrer", [f"https://a.example/{label}" for label in labels])):
+            rows = [(key, totals["RESPONDED"].count) for key, totals in stats(by=by).rows]
+            assert rows == [(name, number) for number, name in reversed([*enumerate(names, 1)])]
+
     @pytest.mark.parametrize("by", [None, "day", "referral", "owner", "label", "referrer", "utm_source", "ignored"])
     @pytest.mark.parametrize("is_rolled_up", [False, True])
     def test_number_of_statements_does_not_depend_on_the_number_of_links(
