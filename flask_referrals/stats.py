@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import cached_property
+from itertools import groupby
 
 import sqlalchemy as sa
 
@@ -41,6 +42,8 @@ FIRST_DAYS: dict[str, Callable[[date], date]] = {
     "week": lambda day: day - timedelta(days=day.weekday()),
     "month": lambda day: day.replace(day=1),
 }
+#: A period in which the first response is looked for: the statement names each day of it.
+_LONG = timedelta(days=400)
 _NAMES = (*FIRST_DAYS, "referral", "owner", "label", "referrer", "ignored")
 #: How many keys every database takes as the parameters of a statement.
 _MAX_PARAMETERS = 10_000
@@ -350,18 +353,21 @@ def _is_largest(question: _Question, parts: Parts, key: Key) -> Condition:
 
 
 def _sum_up_days(question: _Question) -> _Sums:
-    """Return the sums by day. A day is stored as the time at which it begins."""
+    """Return the sums by day, or of rows by the first day of a week or month. A day is the time at which it begins."""
     state, span = question.state, question.span
-    zone, models = state.database.zone, state.database.models
+    zone, models, first_day = state.database.zone, state.database.models, FIRST_DAYS[question.by or ""]
     until, zone_name = _read_watermark(state)
     # Until the next roll-up, the totals may have the days of another time zone.
     parts = _split(span, until if zone_name == str(zone) else None, zone)
-    starts = []
+    starts: list[datetime] = []
+    tomorrow = now() + timedelta(days=1)
     for each in parts.rows:
-        since = each.since if each.since is not None else _find_oldest(question)
+        since, end = each.since, min(each.until or tomorrow, tomorrow)
+        if since is None or end - since > _LONG:
+            since = _find_oldest(question, each)
         if since is not None:
-            end = each.until if each.until is not None else now() + timedelta(days=1)
             starts += split_days(since, end, zone)[:-1]
+    starts = [next(days) for _, days in groupby(starts, lambda start: first_day(_day(start, zone)))]
 
     def key(columns: t.Any) -> sa.ColumnElement[t.Any]:
         day: sa.ColumnElement[t.Any] = models.total.c.day
@@ -370,9 +376,10 @@ def _sum_up_days(question: _Question) -> _Sums:
     return _read(question, parts if starts else parts._replace(rows=[]), key)
 
 
-def _find_oldest(question: _Question) -> datetime | None:
-    responses = question.state.database.models.responses
-    with question.state.reports.rows(sa.select(sa.func.min(responses.created_at))) as result:
+def _find_oldest(question: _Question, span: Span) -> datetime | None:
+    models, time = question.state.database.models, question.state.database.models.responses.created_at
+    select = sa.select(sa.func.min(time)).where(*span.contains(time))
+    with question.state.reports.rows(question.links.join(models, select, models.responses.referral_id)) as result:
         oldest = result.scalar_one()
     return as_utc(oldest) if oldest is not None else None
 

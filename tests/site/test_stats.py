@@ -367,6 +367,21 @@ class TestAnswer:
             rows = [(key, totals["RESPONDED"].count) for key, totals in stats(by=by).rows]
             assert rows == [(name, number) for number, name in reversed([*enumerate(names, 1)])]
 
+    @pytest.mark.parametrize("by", ["day", "month"])
+    def test_long_periods_take_no_longer_than_their_responses(self, host: Host, by: str) -> None:
+        link = Referral.create("/")
+        for day in (date(2025, 11, 30), date(2026, 3, 28), LAST.date() - timedelta(days=1)):
+            self.add(host, link, day)
+        for until in (None, date(2060, 12, 31)):
+            with statements(host.db) as sent:
+                rows = host.referrals.stats(since=date(1990, 1, 1), until=until, by=by).rows
+            assert max(map(len, sent)) < 50_000
+            counted = {key.isoformat(): totals["RESPONDED"].count for key, totals in rows if totals}
+            if by == "day":
+                assert counted == {"2025-11-30": 1, "2026-03-28": 1, "2026-05-04": 1}
+            else:
+                assert counted == {"2025-11-01": 1, "2026-03-01": 1, "2026-05-01": 1}
+
     @pytest.mark.parametrize("by", [None, "day", "referral", "owner", "label", "referrer", "utm_source", "ignored"])
     @pytest.mark.parametrize("is_rolled_up", [False, True])
     def test_number_of_statements_does_not_depend_on_the_number_of_links(
