@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
+from datetime import time as clock
 from decimal import Decimal
 from functools import cached_property
 from itertools import groupby
@@ -23,13 +24,14 @@ from .db.aggregates import (
     sum_up_touches,
 )
 from .db.conditions import Condition, is_exactly
+from .db.keys import primary_key
 from .db.tables import ReferralColumns
 from .db.totals import day_of, day_start, midnight, split_days, watermark
 from .exceptions import InvalidValueError
 from .settings import Settings
 from .state import AppState
 from .times import as_utc, load_zone, now, parse_time, require_aware
-from .types import CLICK
+from .types import CLICK, plain_text
 
 #: A day of ``REFERRALS_TIMEZONE``, or an aware time.
 Time = date | datetime
@@ -161,11 +163,13 @@ def get_stats(
     if limit is not None:
         _check_limit(limit)
     span, referrals = _parse_span(state, since, until), state.database.models.referrals
-    conditions = [
-        *([is_exactly(referrals.user_id, owner_key)] if owner_key is not None else ()),
-        *([referrals.id == referral.id] if referral is not None else ()),
-        *([is_exactly(referrals.label, label)] if label is not None else ()),
-    ]
+    conditions = []
+    if owner_key is not None:
+        conditions.append(is_exactly(referrals.user_id, owner_key))
+    if referral is not None:
+        conditions.append(referrals.id == primary_key(referral, "referral"))
+    if label is not None:
+        conditions.append(is_exactly(referrals.label, plain_text("label", label, referrals.label.type.length)))
     links = Links(conditions, is_key=by in ("referral", "owner", "label"))
     previous = None
     if compare:
@@ -215,6 +219,7 @@ def get_leaderboard(
     state: AppState, action: str, *, since: Time | None, until: Time | None, limit: int
 ) -> list[tuple[t.Any, int | Decimal]]:
     """Return the users whose links brought most of an action, or most of ``value:`` and a currency."""
+    action = plain_text("action", action, state.database.models.responses.action.type.length)
     currency = action.removeprefix("value:") if action.startswith("value:") else None
     _check_limit(limit)
     parts = _find_parts(state, _parse_span(state, since, until))

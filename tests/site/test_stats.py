@@ -409,6 +409,9 @@ class TestAnswer:
             ({"since": date(2026, 3, 2), "until": date(2026, 3, 1)}, "until"),
             ({"since": date.min}, "since"),
             ({"until": date.max}, "until"),
+            ({"referral": "a code"}, "referral"),
+            ({"label": 5}, "label"),
+            ({"label": "a\0"}, "label"),
             ({"compare": True}, "compare"),
             ({"owner": "olga"}, "user"),
         ],
@@ -417,3 +420,10 @@ class TestAnswer:
         with pytest.raises(InvalidValueError) as raised:
             host.referrals.stats(**options)
         assert raised.value.field == field
+
+    @on_sqlite
+    @pytest.mark.parametrize("action", [5, "a\0"])
+    def test_bad_actions_are_named(self, host: Host, action: Any) -> None:
+        with pytest.raises(InvalidValueError) as raised:
+            host.referrals.leaderboard(action)
+        assert raised.value.field == "action"
