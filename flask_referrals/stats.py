@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, tzinfo
-from datetime import time as clock
 from decimal import Decimal
 from functools import cached_property
 from itertools import groupby

@@ -55,13 +55,19 @@ class Reports:
 
     @contextmanager
     def _replica(self, bind: str) -> Iterator[Session]:
-        """Yield a session that sends everything to the replica.
+        """Yield a session that sends everything to the replica, except what is in another database of the host's.
 
         In the host's session the replica's transaction would last as long as the host's, and could fail its COMMIT.
         """
-        engine = self._database.host.get_engine(bind)
+        engine, metadata = self._database.host.get_engine(bind), self._database.models.total.metadata
         with self._database.new_session() as session:
-            session.get_bind = lambda *args, **kwargs: engine  # type: ignore[method-assign]
+            get_bind = session.get_bind
+
+            def route(mapper: t.Any = None, **options: t.Any) -> t.Any:
+                is_here = mapper is None or sa.inspect(mapper).local_table.metadata is metadata
+                return engine if is_here else get_bind(mapper, **options)
+
+            session.get_bind = route  # type: ignore[method-assign]
             yield session
 
 

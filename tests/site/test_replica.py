@@ -2,20 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
+from sqlalchemy.orm import Mapped, mapped_column
 
-from flask_referrals import Referral, ReferralResponse
+from flask_referrals import Referral, ReferralResponse, Referrals
 from flask_referrals.db import totals
 from flask_referrals.exceptions import ConfigurationError
 from flask_referrals.reports import counted_responses, latest_actions, links_of
 from flask_referrals.state import current_state
 from flask_referrals.stats import totals_of
 from flask_referrals.times import EPOCH
-from tests.conftest import MakeHost
+from tests.conftest import MakeHost, NewApp
 from tests.host import Host, follow, make_host
 
 Report = Callable[[Host, Any], object]
@@ -160,3 +162,22 @@ class TestSecondBind:
         with pytest.raises(ConfigurationError, match=r"is \['a'\], but SQLALCHEMY_BINDS has only 'a', 'b'\."):
             binds = {"a": sqlite_url, "b": sqlite_url}
             make_host(sqlite_url, REFERRALS_REPORT_BIND=["a"], SQLALCHEMY_BINDS=binds)
+
+
+def test_users_in_another_database_are_read_there(new_app: NewApp, database_url: str, tmp_path: Path) -> None:
+    binds = {"replica": database_url, "people": f"sqlite:///{tmp_path / 'people.db'}"}
+    app, db = new_app(SQLALCHEMY_BINDS=binds, REFERRALS_REPORT_BIND="replica")
+
+    class User(db.Model):  # type: ignore[name-defined, misc]
+        __bind_key__ = "people"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    referrals = Referrals(app, user_model=User)
+    with app.app_context():
+        db.create_all()
+        olga = User()
+        db.session.add(olga)
+        db.session.commit()
+        Referral.create("/", olga).respond("TRIED")
+        assert referrals.leaderboard("TRIED") == [(olga, 1)]
+        assert [owner for owner, _ in referrals.stats(by="owner").rows] == [olga]
