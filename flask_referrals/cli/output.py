@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import sys
 import tempfile
 import typing as t
@@ -107,7 +108,7 @@ def printable(value: t.Any) -> str:
 def output_file(path: str, *, may_replace: bool = True) -> Iterator[t.TextIO]:
     """Open a file that only its owner can read, and that stays only if it is complete; ``-`` is the standard output.
 
-    A symbolic link is never followed. It is replaced, or refused like any file if ``may_replace`` is false.
+    What is there and no regular file is refused: a symbolic link is never followed, a device never replaced.
     """
     if path == "-":
         with click.open_file("-", "w", encoding="utf-8") as stdout:
@@ -115,6 +116,8 @@ def output_file(path: str, *, may_replace: bool = True) -> Iterator[t.TextIO]:
         return
     unfinished = None
     try:
+        if may_replace and os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise click.FileError(path, "It is no regular file. Use '-' for the standard output.")
         if may_replace:
             number, unfinished = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".referrals-")
         else:

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import tracemalloc
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -132,6 +134,16 @@ def test_file_appears_when_it_is_complete(host: Host, tmp_path: Path, monkeypatc
     monkeypatch.setattr(exports, "csv_cell", lambda value: 1 / 0)
     assert host.app.test_cli_runner().invoke(args=["referrals", "export", "referrals", "-o", str(file)]).exit_code == 1
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("links.csv")])
+def test_device_or_symbolic_link_is_not_replaced(host: Host, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "output")
+    arguments = ["referrals", "export", "referrals", "-o", str(tmp_path / "output")]
+    result = host.app.test_cli_runner().invoke(args=arguments)
+    assert result.exit_code == 1 and "Use '-' for the standard output." in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
+    assert not (tmp_path / "output").is_file()
 
 
 def fill(host: Host, number: int) -> None:
