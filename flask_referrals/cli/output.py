@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from itertools import zip_longest
-from unicodedata import combining, east_asian_width
+from unicodedata import category, east_asian_width
 
 import click
 
@@ -21,6 +21,8 @@ from ..types import Amount
 _MAX_WIDTH = 80
 #: The width below which a column of text does not shrink.
 _MIN_WIDTH = 6
+#: The joiners of Persian and Indic words and of emoji, which are not printable by themselves.
+_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 #: Values that are never cut, because half of them would say something else.
 _NEVER_CUT = (int, Decimal, date, Amount)
 
@@ -82,8 +84,8 @@ def _fit(header: Sequence[str], columns: Sequence[Sequence[t.Any]]) -> list[int]
 
 
 def _width(text: str) -> int:
-    """Return how many columns a text takes on a terminal: Chinese characters take two, and accents none."""
-    return sum(0 if combining(each) else 1 + (east_asian_width(each) in "WF") for each in text)
+    """Return how many columns a text takes on a terminal: Chinese characters take two, accents and joiners none."""
+    return sum(0 if category(each) in ("Mn", "Me", "Cf") else 1 + (east_asian_width(each) in "WF") for each in text)
 
 
 def _cut(text: str, width: int) -> str:
@@ -100,7 +102,8 @@ def _cut(text: str, width: int) -> str:
 def printable(value: t.Any) -> str:
     """Format a value without control characters: visitors wrote it, and a terminal obeys them."""
     return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in in_text(value)
+        character if character.isprintable() or character in _JOINERS else "\N{REPLACEMENT CHARACTER}"
+        for character in in_text(value)
     )
 
 

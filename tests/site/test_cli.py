@@ -227,6 +227,11 @@ class TestShow:
         (response,) = row["responses"]
         assert (response["id"], response["value"], response["currency"]) == (keys[0], "1234.5000", "EUR")
 
+    @pytest.mark.parametrize("code", ["FRIEND", "friend.", "https://shop.example/referrals/friend"])
+    def test_expire_names_the_link_that_it_has_found(self, run: Run, code: str) -> None:
+        run("create", "/", "--code", "friend")
+        assert run("expire", code, "--at", "2030-01-02").stdout == "The link friend expires at 2030-01-02 00:00:00Z.\n"
+
     @pytest.mark.parametrize("command", ["show", "expire"])
     @pytest.mark.parametrize("code", ["unknown", "ill formed\0"])
     def test_unknown_code(self, host: Host, run: Run, command: str, code: str) -> None:
@@ -260,6 +265,7 @@ class TestShow:
         ("stats --by colour", "--by must be one of 'day', 'week'"),
         ("stats --since 2026-03-02 --until 2026-03-01", "--until is not after since."),
         ("top --since 2026-03-02 --until 2026-03-01", "--until is not after since."),
+        ("top --until 9999-12-31", "--until must be in a year from 2 to 9998."),
         ("export-user 99", "as KEY."),
         ("export-user -- -1", "There is no user with the key '-1'"),
         ("forget-user --yes 99", "as KEY."),
@@ -406,6 +412,16 @@ class TestTables:
             assert re.search(r"\d,\d{3},\d{3},\d{3}\.\d\d EUR", result.stdout)  # an amount is never cut
 
     @pytest.mark.parametrize(
+        "label", ["ชื่อที่ดี", "हिन्दी", "\u0645\u06cc\u200c\u0634\u0648\u062f", "\U0001f469\u200d\U0001f373", "\u2764\ufe0f"]
+    )
+    def test_align_text_with_marks_and_joiners(self, host: Host, run: Run, label: str) -> None:
+        with host.app.app_context():
+            Referral.create("/", label=label)
+        header, line = run("list").stdout.splitlines()
+        assert label in line
+        assert width(line[: line.index(" /")]) == header.index(" Redirects")
+
+    @pytest.mark.parametrize(
         ("command", "sentence"),
         [
             ("list", "There are no such links."),
@@ -432,7 +448,10 @@ class TestTables:
 
 def width(text: str) -> int:
     """The columns that a text takes on a terminal."""
-    return sum(0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF") for each in text)
+    return sum(
+        0 if unicodedata.category(each) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(each) in "WF")
+        for each in text
+    )
 
 
 class TestExpire:
