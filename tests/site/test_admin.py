@@ -31,7 +31,7 @@ from flask_referrals.state import current_state
 from tests.conftest import MakeHost
 from tests.databases import on_sqlite
 from tests.host import Host, get_one, make_host, sent_by_requests, statements
-from tests.site.helpers import call_by_name
+from tests.site.helpers import call_by_name, failing
 
 LINKS, RESPONSES = "/admin/referral/", "/admin/referralresponse/"
 SCRIPT = "<script>alert(1)</script>"
@@ -585,6 +585,19 @@ class TestVoid:
             assert client.get(self.VOID, query_string={"id": key}).location == RESPONSES
             assert "There is no such response." in get(client, RESPONSES)
         assert client.get(self.VOID, query_string={"id": "1", "url": "https://evil.example/"}).location == RESPONSES
+
+    def test_failure_of_the_database_leaves_the_form_and_the_reason(
+        self, host: Host, client: FlaskClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        data = {"csrf_token": token(get(client, self.VOID, id="1")), "reason": "refund of order 17"}
+        with failing(host, lambda statement: statement.startswith("INSERT")):
+            answer = client.post(f"{self.VOID}?id=1", data=data)
+        assert answer.status_code == 200
+        assert "The database raised an error. Try again." in answer.text and 'value="refund of order 17"' in answer.text
+        assert re.search(r"A response could not be voided\. \w+: .*injected", caplog.text)
+        assert self.ignored(host) == [None]
+        assert client.post(f"{self.VOID}?id=1", data=data).status_code == 302
+        assert self.ignored(host) == ["void", "void"]
 
     def test_is_for_those_whom_the_admin_lets_in(self, new_host: MakeHost) -> None:
         host = new_host()

@@ -8,12 +8,14 @@ from flask_admin import expose
 from flask_admin.helpers import get_form_data, get_redirect_target
 from flask_admin.model.template import BaseListRowAction
 from markupsafe import Markup
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import joinedload
 from wtforms import StringField
 from wtforms.validators import InputRequired, Length
 
 from ...actions import MAX_REASON
 from ...exceptions import InvalidValueError
+from ...failures import log_failure
 from ...templating import action_display
 from ...types import Amount
 from .base import CheckedForm, RecordView, format_target, format_user
@@ -120,6 +122,10 @@ class ReferralResponseAdmin(RecordView):
                 response.void(form.reason.data)
             except InvalidValueError as error:
                 form.reason.errors = [f"The {error}."]
+            except SQLAlchemyError:
+                log_failure("A response could not be voided.")
+                self.session.rollback()  # the page reads the response again
+                form.reason.errors = ["The database raised an error. Try again."]
             else:
                 flash(f"The response {response.id} is void.", "success")
                 return redirect(return_url)
