@@ -149,7 +149,7 @@ def format_target(view: "RecordView", context: t.Any, row: t.Any, name: str) -> 
 
 def format_breakable(view: "RecordView", context: t.Any, row: t.Any, name: str) -> str:
     # Without line breaks, one long URL makes the table wider than the page.
-    return Markup('<span class="text-break">{}</span>').format(getattr(row, name))
+    return Markup('<span class="text-break">{}</span>').format(getattr(row, name) or "")
 
 
 def load_targets(state: AppState, records: Iterable[RecordMixin]) -> None:

@@ -18,7 +18,7 @@ from ...exceptions import InvalidValueError
 from ...failures import log_failure
 from ...templating import action_display
 from ...types import Amount
-from .base import CheckedForm, RecordView, format_target, format_user
+from .base import CheckedForm, RecordView, format_breakable, format_target, format_user
 
 
 def _format_referral(view: "ReferralResponseAdmin", context: t.Any, row: t.Any, name: str) -> str:
@@ -101,6 +101,8 @@ class ReferralResponseAdmin(RecordView):
         "target": format_target,
         "http_referrer": _format_referrer,
         "value": _format_value,
+        "user_agent": format_breakable,
+        "key": format_breakable,
     }
     column_extra_row_actions: t.Any = [_VoidAction("Void")]
     form: t.Any = CheckedForm  # nothing can be edited, so Flask-Admin need not build a form
