@@ -186,7 +186,8 @@ def _find_winning_touch(state: AppState, actor: Actor) -> t.Any:
     touches = get_statement(state.database.models, TouchQuery.of(actor, state.settings))
     parameters = _parameters(actor, state.settings)
     if callable(policy):
-        return policy(state.database.objects(touches, parameters))
+        with state.database.without_flush():
+            return policy(state.database.objects(touches, parameters))
     return state.database.first_object(touches.limit(1), parameters)
 
 

@@ -68,8 +68,8 @@ def new_key() -> str:
 class VisitorKeys:
     """Reads the visitor keys of an app's requests, and changes that of the current one.
 
-    :param without_flush: returns a block in which no query flushes what the host has pending: a store of sessions may
-        read in its database.
+    :param without_flush: returns a block in which no query flushes what the host has pending: ``consent`` and a store
+        of sessions may read in its database.
     """
 
     def __init__(
@@ -98,7 +98,8 @@ class VisitorKeys:
         if _CONSENT not in environ:
             environ[_CONSENT] = False
             try:
-                environ[_CONSENT] = bool(consent(request))
+                with self._without_flush():
+                    environ[_CONSENT] = bool(consent(request))
             except Exception:
                 log_failure("Could not read a visitor's consent; the visitor gets no key.")
             else:

@@ -189,6 +189,31 @@ def test_loading_the_user_does_not_flush_what_the_host_has_not_completed(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("hook", ["consent", "attribution"])
+def test_hook_that_reads_does_not_flush_what_the_host_has_not_completed(new_host: MakeHost, hook: str) -> None:
+    def query(argument: Any) -> Any:
+        assert site.db.session.scalars(sa.select(site.Product)).all() == []
+        return argument[0] if isinstance(argument, list) else True
+
+    site = new_host(**({"REFERRALS_ATTRIBUTION": query} if hook == "attribution" else {}))
+    if hook == "consent":
+        site.referrals.consent(query)
+
+    @site.app.post("/add")
+    def add_product() -> str:
+        product = site.Product()
+        site.db.session.add(product)
+        referral = Referral.referral_for_request()
+        assert referral is not None
+        product.name = referral.code
+        site.db.session.commit()
+        return referral.code
+
+    client = site.client()
+    code = follow(site, client)
+    assert client.post("/add").text == code
+
+
 @pytest.mark.parametrize("read", READS)
 def test_reading_does_not_flush_what_the_host_has_not_completed(host: Host, client: FlaskClient, read: str) -> None:
     @host.app.post("/add")
