@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from flask import Response, render_template_string
 from flask_login import login_user
+from jinja2 import DictLoader
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -256,6 +257,21 @@ def test_chart_in_the_page_of_a_host_follows_its_colours(host: Host, site: str, 
     browser.get(site)
     colour = browser.execute_script("return getComputedStyle(document.querySelector('.referral-chart')).color")
     assert sum(map(int, re.findall(r"\d+", colour))) < 300
+
+
+def test_charts_keep_their_size_in_the_layout_of_a_host(host: Host, site: str, browser: webdriver.Chrome) -> None:
+    """Bulma and Tailwind set the size of all pictures."""
+    layout = "<!doctype html><link rel=stylesheet href=/>{% block content %}{% endblock %}"
+    host.app.jinja_loader = DictLoader({"referrals/stats.html": layout})
+    style = "svg { display: block; width: auto; height: auto; }"
+    host.app.view_functions["index"] = lambda: Response(style, mimetype="text/css")
+    browser.get(f"{site}/insight")
+    page, chart, step, display = browser.execute_script("""
+        const [page, ...others] = [".referral-page", ".referral-chart > svg", ".referral-funnel svg"].map(
+            each => document.querySelector(each).getBoundingClientRect().width);
+        return [page, ...others, getComputedStyle(document.querySelector(".referral-key")).display];
+    """)
+    assert (chart, step, display) == (page, page, "inline")
 
 
 def test_chart_has_the_colours_that_its_reader_enforces(host: Host, site: str, browser: webdriver.Chrome) -> None:
