@@ -267,6 +267,12 @@ class TestOperator:
         owners = {row["owner"] for row in read_csv(client.get("/insight.csv?by=referral").text)}
         assert owners == {"Dr olga", "mia", ""}
 
+    def test_quick_choices_compare_as_the_page_does(self, client: FlaskClient) -> None:
+        for query in ("", "&compare=1"):
+            page = client.get(f"/insight?since=2026-03-01&until=2026-03-31{query}").text
+            links = re.findall(r'<a href="/insight\?(.*?)"', page)
+            assert {"compare=1" in link for link in links} == {bool(query)}
+
     def test_quick_choices_are_periods_until_today(self, host: Host, client: FlaskClient) -> None:
         links = re.findall(
             r'href="/insight\?since=(.*?)&amp;until=(.*?)&amp;compare=1&amp;by=owner">',

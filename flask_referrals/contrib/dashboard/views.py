@@ -3,6 +3,7 @@
 import re
 import typing as t
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import flask
@@ -151,7 +152,7 @@ def show_all(allow: Allow) -> ResponseReturnValue:
         owners=owners,
         name_user=partial(name_user, state),
         period=period,
-        quick=quick_choices(day),
+        quick={name: replace(each, compare=period.compare) for name, each in quick_choices(day).items()},
         units=UNITS,
         error=error,
     )
