@@ -39,7 +39,7 @@ class _Line(t.NamedTuple):
 
 
 class InsightIndexView(Page, AdminIndexView):
-    """The admin's home with the numbers of the last 30 days, beside those of the 30 days before.
+    """The admin's home with the numbers of the last 30 days, compared with the 30 days before.
 
     Give it to ``Admin(app, index_view=...)`` after ``referrals.init_app(app)``, and override ``is_accessible``:
     Flask-Admin lets everybody in. The template ``referrals/admin/insight.html`` has a block for each part. It draws the
