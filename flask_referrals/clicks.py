@@ -40,7 +40,7 @@ from .web.client import arguments, description, ignored_reason, is_current, is_p
 from .web.codes import find_codes, read_values
 from .web.visitor_key import new_key
 
-_MAX_MARK = 100
+_MAX_PARAM = 100
 _ORIGIN = re.compile(r"https?://(?:www\.)?")
 _FOLLOWED = "flask_referrals.query_followed"
 
@@ -341,4 +341,4 @@ def _campaign(state: AppState, request: Request) -> dict[str, str] | None:
         return None
     given = arguments(request)
     names = state.settings.campaign_params
-    return {name: storable(given[name], _MAX_MARK) for name in names if given.get(name)} or None
+    return {name: storable(given[name], _MAX_PARAM) for name in names if given.get(name)} or None

@@ -170,7 +170,7 @@ def test_eight_threads_record_one_key_once_in_every_round(host: Host) -> None:
 class TestCampaign:
     """Campaign arguments of a link."""
 
-    def test_listed_marks_are_stored_and_others_are_not(self, host: Host, client: FlaskClient) -> None:
+    def test_listed_arguments_are_stored_and_others_are_not(self, host: Host, client: FlaskClient) -> None:
         with host.app.app_context():
             code = Referral.create("/").code
         client.get(f"/referrals/{code}?utm_source=mail&sub={'x' * 200}&email=mia@example.com&utm_term=")

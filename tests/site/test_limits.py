@@ -183,7 +183,7 @@ class TestRequest:
         for referrer in self.texts(1024, "https://blog.example/"):
             assert self.click(host, HTTP_REFERER=referrer).http_referrer == on_the_wire(referrer)[:1024]
 
-    def test_mark_of_a_campaign(self, host: Host) -> None:
+    def test_campaign_argument(self, host: Host) -> None:
         for mark in self.texts(100):
             params = self.click(host, f"?utm_source={quote(mark)}&sub={quote(mark)}").params
             assert params == {"utm_source": mark[:100], "sub": mark[:100]}
