@@ -471,6 +471,11 @@ def test_every_snippet_of_the_docs_is_in_these_sites() -> None:
     found = snippets("logins.rst", "python")
     assert len(found) >= 6
     for snippet in found:
+        match = re.fullmatch(r"((?:(?:from|import) [^\n]*\n|\n)*)(.*)", snippet, re.DOTALL)
+        assert match is not None
+        imports, code = match.groups()
         # There they are parts of functions.
-        assert any(textwrap.indent(snippet.strip("\n"), margin) in sites for margin in (4 * " ", 8 * " "))
+        assert any(textwrap.indent(code.strip("\n"), margin) in sites for margin in (4 * " ", 8 * " "))
         compile(snippet, "docs/logins.rst", "exec")
+        if all(importlib.util.find_spec(name) for name in re.findall(r"^(?:from|import) (\w+)", imports, re.MULTILINE)):
+            exec(imports, {})
