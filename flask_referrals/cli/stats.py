@@ -142,7 +142,8 @@ def _table(state: AppState, by: str, rows: Sequence[tuple[t.Any, Totals]]) -> tu
         ]
         for key, totals in rows
     ]
-    return [by.capitalize(), *(step_label(state.settings, step) for step in steps), "Value"], lines
+    name = by if by in state.settings.campaign_params else by.capitalize()
+    return [name, *(step_label(state.settings, step) for step in steps), "Value"], lines
 
 
 def _write_csv(by: str | None, rows: Sequence[tuple[t.Any, Totals]]) -> None:

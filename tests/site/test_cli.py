@@ -593,7 +593,7 @@ class TestStats:
         ("arguments", "expected"),
         [
             ([], ["Action Count Value", "RESPONDED 3", "SIGNED_UP 3", "PURCHASED 1 1,234.50 EUR"]),
-            (["--by", "utm_source"], ["Utm_source Clicks Signed up Purchased Value", "news 3 3 1 1,234.50 EUR"]),
+            (["--by", "utm_source"], ["utm_source Clicks Signed up Purchased Value", "news 3 3 1 1,234.50 EUR"]),
             (["--by", "owner"], ["Owner Clicks Signed up Purchased Value", "1 2 2 1 1,234.50 EUR", "(none) 1 1 0"]),
             (["--user", "1", "--by", "label"], ["Label Clicks Signed up Purchased Value", "(none) 2 2 1 1,234.50 EUR"]),
             (["--until", "2020-01-01"], ["Action Count Value", "RESPONDED 0", "SIGNED_UP 0", "PURCHASED 0"]),
