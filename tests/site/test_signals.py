@@ -78,6 +78,13 @@ class TestHostTransaction:
         host.db.session.commit()
         assert seen == ["/a"]
 
+    def test_row_of_a_released_savepoint_is_announced_with_the_commit(self, host: Host, seen: list[str]) -> None:
+        with host.db.session.begin_nested():
+            Referral.create("/", commit=False)
+        assert seen == []
+        host.db.session.commit()
+        assert seen == ["/"]
+
 
 def test_failing_receiver_is_logged_and_stops_no_other(
     host: Host, client: FlaskClient, caplog: pytest.LogCaptureFixture
