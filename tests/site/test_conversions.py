@@ -128,6 +128,15 @@ class TestVoidedClick:
         assert client.post("/act/BOUGHT").text == other
         assert another.post("/act/BOUGHT").text == code
 
+    def test_repeats_of_another_visitor_stay(self, host: Host, client: FlaskClient) -> None:
+        another = host.client()
+        code = follow(host, another)
+        for browser in (client, another, client):
+            browser.get(f"/referrals/{code}")
+        with host.app.app_context():
+            host.responses()[1].void("a fraud")
+            assert [each.ignored for each in host.responses()[:4]] == [None, "void", "repeat", "void"]
+
     def test_later_click_that_is_counted_keeps_its_repeats(self, host: Host, client: FlaskClient) -> None:
         with time_machine.travel(datetime(2026, 5, 20, tzinfo=timezone.utc), tick=False) as clock:
             code = follow(host, client)
