@@ -88,9 +88,9 @@ def test_logout_drops_the_key(host: Host, client: FlaskClient) -> None:
 class TestViewThatFails:
     """A view cleared the session, and then failed."""
 
-    @pytest.fixture
-    def host(self, new_host: MakeHost) -> Host:
-        host = new_host(PROPAGATE_EXCEPTIONS=False)
+    @pytest.fixture(params=["referral", None], ids=["cookie", "no cookie"])
+    def host(self, new_host: MakeHost, request: pytest.FixtureRequest) -> Host:
+        host = new_host(PROPAGATE_EXCEPTIONS=False, REFERRALS_COOKIE=request.param)
 
         @host.app.post("/fail")
         def fail() -> str:
