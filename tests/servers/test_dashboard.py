@@ -259,12 +259,16 @@ def test_chart_in_the_page_of_a_host_follows_its_colours(host: Host, site: str, 
     assert sum(map(int, re.findall(r"\d+", colour))) < 300
 
 
-def test_charts_keep_their_size_in_the_layout_of_a_host(host: Host, site: str, browser: webdriver.Chrome) -> None:
-    """Bulma and Tailwind set the size of all pictures."""
+def show_pages(host: Host, style: str) -> None:
+    """Show the pages in a layout with a style sheet of the host."""
     layout = "<!doctype html><link rel=stylesheet href=/>{% block content %}{% endblock %}"
     host.app.jinja_loader = DictLoader({"referrals/stats.html": layout})
-    style = "svg { display: block; width: auto; height: auto; }"
     host.app.view_functions["index"] = lambda: Response(style, mimetype="text/css")
+
+
+def test_charts_keep_their_size_in_the_layout_of_a_host(host: Host, site: str, browser: webdriver.Chrome) -> None:
+    """Bulma and Tailwind set the size of all pictures."""
+    show_pages(host, "svg { display: block; width: auto; height: auto; }")
     browser.get(f"{site}/insight")
     page, chart, step, display = browser.execute_script("""
         const [page, ...others] = [".referral-page", ".referral-chart > svg", ".referral-funnel svg"].map(
@@ -272,6 +276,20 @@ def test_charts_keep_their_size_in_the_layout_of_a_host(host: Host, site: str, b
         return [page, ...others, getComputedStyle(document.querySelector(".referral-key")).display];
     """)
     assert (chart, step, display) == (page, page, "inline")
+
+
+@pytest.mark.parametrize("size", [100, 200])
+def test_large_texts_of_a_chart_are_beside_its_bars(
+    host: Host, site: str, browser: webdriver.Chrome, size: int
+) -> None:
+    show_pages(host, f"html {{ font-size: {size}%; }}")
+    browser.get(f"{site}/insight")
+    names, plots, dates = browser.execute_script("""
+        return [".referral-panel b", ".referral-grid", ".referral-date"].map(
+            each => [...document.querySelectorAll(each)].map(each => each.getBoundingClientRect().toJSON()));
+    """)
+    assert all(name["bottom"] <= plot["top"] for name, plot in zip(names, plots, strict=True))
+    assert all(date["top"] >= plots[-1]["bottom"] for date in dates)
 
 
 def test_chart_has_the_colours_that_its_reader_enforces(host: Host, site: str, browser: webdriver.Chrome) -> None:
