@@ -171,15 +171,14 @@ class Transaction:
                 # A locking read: MariaDB's snapshot may be older than the row that was in the way.
                 found = find(select.with_for_update(read=True))
                 if found is None and attempts == 0:
-                    if self.leave_snapshot():
-                        found = find(select)
+                    self.leave_snapshot()
+                    found = find(select)
                     if found is None:
                         raise
         return found, False
 
-    def leave_snapshot(self) -> bool:
-        """End the host's transaction, if the call is to commit it, to see newer rows. Return whether it was ended."""
-        return False
+    def leave_snapshot(self) -> None:
+        """End the host's transaction, if the call is to commit it, to see newer rows."""
 
 
 @dataclass(eq=False)
@@ -249,10 +248,9 @@ class HostTransaction(Transaction):
     def after_commit(self, callback: Callback) -> None:
         call_after_commit(self.session, self.database.guard(callback))
 
-    def leave_snapshot(self) -> bool:
+    def leave_snapshot(self) -> None:
         if self.commit:
             self._commit_session()
-        return self.commit
 
 
 @dataclass(eq=False)
