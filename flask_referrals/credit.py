@@ -160,9 +160,8 @@ def choose_referral(state: AppState, actor: Actor) -> Choice | None:
 
 
 def choose_known(referral_id: int, actor: Actor | Anonymous, reason: str | None = None) -> Choice:
-    if actor.user_id is not None:
-        return Choice(KnownQuery(True), {"chosen_id": referral_id, "user": actor.user_id})
-    return Choice(KnownQuery(False), {"chosen_id": referral_id, "reason": reason})
+    parameters = {"chosen_id": referral_id, "user": actor.user_id, "reason": reason}
+    return Choice(KnownQuery(actor.user_id is not None), parameters)
 
 
 def find_credited_referral(state: AppState, actor: Actor) -> ReferralColumns | None:
