@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, selectinload
 
 from flask_referrals import Referral, ReferralResponse, Referrals
 from flask_referrals.db import totals
@@ -143,6 +143,19 @@ class TestSecondBind:
                 responses[0].void("refund")
             assert replica == []
             assert [response.action for response in link.filtered_responses()] == ["SIGNED_UP", "RESPONDED"]
+
+    def test_collections_that_were_loaded_with_them_hold_the_hosts_objects(self, host: Host) -> None:
+        @host.referrals.responses_filter
+        def with_links(responses: sa.Select[Any], **of: Any) -> sa.Select[Any]:
+            owner = selectinload(ReferralResponse.referral).selectinload(host.referrals.Referral.user)
+            return responses.options(owner.selectinload(host.User.referral_codes))
+
+        with host.app.app_context():
+            link = host.db.session.scalars(sa.select(Referral)).one()
+            with sent_to(host, None) as sent:
+                (response, *_) = link.filtered_responses()
+                assert [each is link for each in response.referral.user.referral_codes] == [True]
+            assert sent == []
 
     def test_what_the_host_has_changed_stays_changed(self, host: Host) -> None:
         with host.app.app_context():
