@@ -137,6 +137,25 @@ class TestVoidedClick:
             host.responses()[1].void("a fraud")
             assert [each.ignored for each in host.responses()[:4]] == [None, "void", "repeat", "void"]
 
+    def test_repeats_of_a_typed_code_stay(self, host: Host, client: FlaskClient) -> None:
+        client.post("/signup", data={"name": "mia"})
+        with host.app.app_context():
+            mia = host.db.session.scalars(sa.select(host.User)).one()
+            code = Referral.create("/").code
+            Referral.attach(code, user=mia)
+            client.get(f"/referrals/{code}")
+            Referral.attach(code, user=mia)
+            host.responses()[1].void("a fraud")
+            assert [each.ignored for each in host.responses()[:3]] == [None, "void", "repeat"]
+
+    def test_repeat_that_is_loaded_is_void_before_the_commit(self, host: Host, client: FlaskClient) -> None:
+        code = follow(host, client)
+        client.get(f"/referrals/{code}")
+        with host.app.app_context():
+            click, repeat = host.responses()
+            click.void("a fraud", commit=False)
+            assert repeat.ignored == "void"
+
     def test_later_click_that_is_counted_keeps_its_repeats(self, host: Host, client: FlaskClient) -> None:
         with time_machine.travel(datetime(2026, 5, 20, tzinfo=timezone.utc), tick=False) as clock:
             code = follow(host, client)
