@@ -19,16 +19,17 @@ from flask_admin.contrib.sqla import ModelView
 from flask_login import current_user
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
+from sqlalchemy.orm import Mapped, mapped_column
 
 from example_app import create_app
 from example_app.demo_data import add_data
 from example_app.extensions import db
-from flask_referrals import ConfigurationError, Referral, Referrals
+from flask_referrals import ConfigurationError, Referral, ReferralMixin, Referrals
 from flask_referrals.contrib.admin import InsightIndexView, ReferralAdmin, ReferralResponseAdmin, add_views
 from flask_referrals.contrib.admin.base import load_targets
 from flask_referrals.contrib.dashboard import create_blueprint
 from flask_referrals.state import current_state
-from tests.conftest import MakeHost
+from tests.conftest import MakeHost, NewApp
 from tests.databases import on_sqlite
 from tests.host import Host, get_one, make_host, sent_by_requests, statements
 from tests.site.helpers import call_by_name, failing
@@ -874,6 +875,35 @@ def test_host_changes_a_view(new_host: MakeHost) -> None:
         Referral.create("/", code="one").respond("RESPONDED")
     assert client.get("/staff/codes/").status_code == 403
     assert cells(get(client, RESPONSES), "referral") == ["one"]  # no link to what must not be seen
+
+
+def test_columns_that_the_host_has_renamed_are_searched_and_filtered(new_app: NewApp) -> None:
+    app, db = new_app(TESTING=True)
+
+    class User(db.Model):  # type: ignore[name-defined, misc]
+        id: Mapped[int] = mapped_column(primary_key=True)
+        username: Mapped[str] = mapped_column("login", sa.String(40))
+
+    class Invite(ReferralMixin, db.Model):  # type: ignore[name-defined, misc]
+        __tablename__ = "invite"
+        __user_model__ = User
+        code: Mapped[str] = mapped_column("invite_code", sa.String(64), unique=True)
+        label: Mapped[str] = mapped_column("tag", sa.String(100))
+
+    Referrals(app, user_model=User)
+    add_views(Admin(app))
+    with app.app_context():
+        db.create_all()
+        olga = User(username="olga")
+        db.session.add(olga)
+        Referral.create("/", olga, "mail", code="olga-1").respond("BOUGHT")
+        Referral.create("/", code="poster-1").respond("BOUGHT")
+    client = app.test_client()
+    for term in ("=olga-1", "=mail", "=olga"):
+        assert cells(get(client, "/admin/invite/", search=term), "code") == ["olga-1"]
+    for query in ({"search": "=olga-1"}, {"search": "=olga"}, {"flt0_code_equals": "olga-1"}):
+        assert len(cells(get(client, RESPONSES, **query), "action")) == 1
+    assert cells(get(client, "/admin/invite/", flt0_label_equals="mail"), "code") == ["olga-1"]
 
 
 def test_views_need_the_referrals_and_an_app(sqlite_url: str) -> None:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from flask import Flask, abort, current_app, request
 from flask_admin import BaseView
 from flask_admin.contrib.sqla.filters import FilterConverter, FilterEmpty
+from flask_admin.contrib.sqla.tools import get_field_with_path, is_relationship
 from flask_admin.helpers import get_redirect_target
 from flask_admin.model import BaseModelView
 from markupsafe import Markup
@@ -41,6 +42,10 @@ if t.TYPE_CHECKING:  # Flask-Admin has no types, so this declares what is used
         def get_column_names(self, only_columns: t.Any, excluded_columns: t.Any) -> t.Any: ...
 
         def get_sortable_columns(self) -> t.Any: ...
+
+        def init_search(self) -> bool: ...
+
+        def scaffold_filters(self, name: t.Any) -> t.Any: ...
 
         def create_blueprint(self, admin: t.Any) -> t.Any: ...
 
@@ -291,6 +296,21 @@ class RecordView(Page, ModelView):
             return self.user_columns
         columns = sa.inspect(self._models.user).columns
         return [name for name in _USER_COLUMNS if name in columns and isinstance(columns[name].type, sa.String)]
+
+    def init_search(self) -> bool:
+        """Search by attributes. Flask-Admin takes their columns, whose names may be others, and fails in a join."""
+        is_searched = super().init_search()
+        if is_searched:
+            self._search_fields = [get_field_with_path(self.model, name) for name in self.column_searchable_list]
+        return is_searched
+
+    def scaffold_filters(self, name: t.Any) -> t.Any:
+        """Return the filters of an attribute, by the attribute for the same reason."""
+        filters, (attribute, _) = super().scaffold_filters(name), get_field_with_path(self.model, name)
+        if not is_relationship(attribute):
+            for each in filters or ():
+                each.column = attribute
+        return filters
 
     def is_open(self) -> bool:
         """Return whether everybody may open the view: neither it nor the admin's index view has an own access check."""
