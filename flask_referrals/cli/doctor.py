@@ -82,13 +82,18 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 
 def run_checks(state: AppState) -> Iterator[tuple[str, Finding]]:
-    """Run all checks, and yield the name and finding of each."""
+    """Run all checks, and yield the name and finding of each. What the database raises again is left out."""
+    raised = set()
     for name, function in _CHECKS.items():
         try:
             finding = function(state)
         except SQLAlchemyError as failure:
+            reason = reason_of(failure)
+            if reason in raised:
+                continue
+            raised.add(reason)
             finding = error(
-                f"The database raised an error: {reason_of(failure)}",
+                f"The database raised an error: {reason}",
                 fix=f"Check {state.database.host.setting_names.urls}, and that the database runs.",
             )
         if finding is not None:
@@ -106,8 +111,10 @@ def _check_tables(state: AppState) -> Finding:
 
 
 @check("codes")
-def _check_codes(state: AppState) -> Finding:
+def _check_codes(state: AppState) -> Finding | None:
     referrals, others = state.database.models.referrals, sa.orm.aliased(state.database.models.referral)
+    if not sa.inspect(state.database.engine).has_table(referrals.id.table.name, referrals.id.table.schema):
+        return None
     has_other = sa.exists().where(others.folded_code == sa.func.lower(referrals.code))
     unfolded = sa.select(sa.func.count(referrals.id)).where(referrals.folded_code.is_(None), ~has_other)
     with state.database.engine.connect() as connection:

@@ -129,7 +129,10 @@ def _referral_tables_only(state: AppState, options: MutableMapping[str, t.Any]) 
 
 
 def find_differences(state: AppState) -> list[t.Any]:
-    """Return the differences between the referral tables and the models, in Alembic's form."""
+    """Return the differences between the referral tables and the models, in Alembic's form.
+
+    Of a table that is missing, nothing else is named.
+    """
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -140,7 +143,9 @@ def find_differences(state: AppState) -> list[t.Any]:
         context = MigrationContext.configure(connection, opts={**options, "target_metadata": metadata})
         changes = compare_metadata(context, metadata)
     # Alembic puts the changes of one column into a list.
-    return [each for change in changes for each in (change if isinstance(change, list) else [change])]
+    differences = [each for change in changes for each in (change if isinstance(change, list) else [change])]
+    missing = {item.key for what, item, *_ in differences if what == "add_table"}
+    return [each for each in differences if getattr(getattr(each[-1], "table", None), "key", None) not in missing]
 
 
 def in_words(change: tuple[t.Any, ...]) -> str:

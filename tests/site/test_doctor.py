@@ -97,6 +97,26 @@ def test_report_for_people(site: Any) -> None:
     assert "ok       tables: They match the models.\n" in result.stdout
 
 
+def test_missing_tables_are_named_once(site: Any) -> None:
+    code, found = doctor(site(tables=False))
+    assert code == 1
+    assert [(check, text) for check, (level, text) in found.items() if level == "error"] == [
+        (
+            "tables",
+            "They differ from the models. Missing table: referral; Missing table: referral_response; "
+            "Missing table: referral_total. Run 'alembic revision --autogenerate', then 'alembic upgrade head'.",
+        )
+    ]
+
+
+def test_database_that_is_down_is_named_once(tmp_path: Path, made: list[Host]) -> None:
+    made.append(make_host(f"sqlite:///{tmp_path / 'nowhere' / 'host.db'}", **GOOD))
+    code, found = doctor(made[0])
+    assert code == 1
+    assert [check for check, (level, _) in found.items() if level == "error"] == ["tables"]
+    assert "unable to open database file" in found["tables"][1]
+
+
 @pytest.mark.parametrize(
     ("options", "check", "level", "words"),
     [
