@@ -32,7 +32,7 @@ from flask_referrals.state import current_state
 from tests.conftest import MakeHost, NewApp
 from tests.databases import on_sqlite
 from tests.host import Host, get_one, make_host, sent_by_requests, statements
-from tests.site.helpers import call_by_name, failing
+from tests.site.helpers import call_by_name, engine_of, failing
 
 LINKS, RESPONSES = "/admin/referral/", "/admin/referralresponse/"
 SCRIPT = "<script>alert(1)</script>"
@@ -716,6 +716,7 @@ class TestInsight:
         assert "admin page 'Home' is open to everybody" in caplog.text
         report = host.app.test_cli_runner().invoke(args=["referrals", "doctor"]).stdout
         assert "Everybody can open the pages Home, Links, Responses:" in report
+        engine_of(host).dispose()
 
     def test_needs_the_referrals(self) -> None:
         with pytest.raises(ConfigurationError, match="init_app"):
@@ -841,6 +842,7 @@ def test_pages_that_are_open_to_everybody_are_reported(
     assert ("admin page 'Links' is open to everybody" in caplog.text) == is_told
     report = host.app.test_cli_runner().invoke(args=["referrals", "doctor"]).stdout
     assert re.search(rf"^{level} +admin: ", report, re.MULTILINE)
+    engine_of(host).dispose()
 
 
 def test_examples_admin_is_for_alice(sqlite_url: str, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The absolute address of a referral."""
 
+from collections.abc import Iterator
+
 import pytest
 from flask import Flask, render_template_string
 from flask_sqlalchemy import SQLAlchemy
@@ -116,7 +118,7 @@ class TestHostMatching:
     """``Flask(host_matching=True)``: a rule that names no host would match none."""
 
     @pytest.fixture(params=[{}, {"SERVER_NAME": "shop.example"}], ids=["", "SERVER_NAME"])
-    def app(self, sqlite_url: str, request: pytest.FixtureRequest) -> Flask:
+    def app(self, sqlite_url: str, request: pytest.FixtureRequest) -> Iterator[Flask]:
         app = Flask("shop", host_matching=True, static_host="shop.example")
         app.config.from_mapping(SECRET_KEY="s" * 32, SQLALCHEMY_DATABASE_URI=sqlite_url, TESTING=True, **request.param)
         db = SQLAlchemy(app)
@@ -128,7 +130,9 @@ class TestHostMatching:
 
         with app.app_context():
             db.create_all()
-        return app
+            engine = db.engine
+        yield app
+        engine.dispose()
 
     @staticmethod
     def get(app: Flask, path: str, host: str) -> TestResponse:
