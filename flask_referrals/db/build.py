@@ -157,7 +157,7 @@ def _find_user_model(given: type[t.Any] | None, *declared: type[RecordColumns] |
     if user is not None:
         mapper = sa.inspect(user, raiseerr=False)
         if not isinstance(mapper, Mapper):
-            raise ConfigurationError(f"user_model={user.__name__} is not a model.")
+            raise ConfigurationError(f"user_model={user!r} is not a model: pass the class of your users.")
         if len(mapper.primary_key) != 1:
             raise ConfigurationError(f"user_model={user.__name__} must have a primary key of one column.")
     return user

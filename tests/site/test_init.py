@@ -350,9 +350,10 @@ class TestUserModel:
         with pytest.raises(ConfigurationError, match=r"user_model=User is a model of another SQLAlchemy\(\)"):
             Referrals(app, user_model=new_user_model(new_db()))
 
-    def test_what_is_no_model_is_refused(self, app: Flask) -> None:
-        with pytest.raises(ConfigurationError, match="user_model=dict is not a model"):
-            Referrals(app, user_model=dict)
+    @pytest.mark.parametrize("user", [dict, "User"])
+    def test_what_is_no_model_is_refused(self, app: Flask, user: Any) -> None:
+        with pytest.raises(ConfigurationError, match=f"user_model={user!r} is not a model: pass the class"):
+            Referrals(app, user_model=user)
 
     def test_key_of_two_columns_is_refused(self, app: Flask, db: SQLAlchemy) -> None:
         class Account(db.Model):  # type: ignore[name-defined, misc]
