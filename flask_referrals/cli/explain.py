@@ -93,13 +93,13 @@ def simulate(
         raise click.ClickException(
             f"{code!r} cannot be a code, so a click gets 404. Codes are 1 to 64 letters, digits, '-' or '_'."
         )
-    extra_headers = [_parse_header(header) for header in headers]
+    sent_headers = [_parse_header(header) for header in (f"User-Agent: {user_agent}", *headers)]
     state = current_state()
     with state.app.test_request_context(
         path_of(REDIRECT_ENDPOINT, code=code),
         method=method,
         query_string=query,
-        headers=[("User-Agent", user_agent), *extra_headers],
+        headers=sent_headers,
         environ_overrides={"REMOTE_ADDR": address},
     ):
         outcome = _outcome_of(state, codes, t.cast(Request, resolve_request()))
@@ -128,8 +128,8 @@ def _outcome_of(state: AppState, codes: Sequence[str], request: Request) -> dict
 
 def _parse_header(header: str) -> tuple[str, str]:
     name, colon, value = header.partition(":")
-    if not colon or not name.strip():
-        raise click.BadParameter(f"{header!r} has no name and colon. Write NAME:VALUE.", param_hint="--header")
+    if not colon or not name.strip() or "\n" in header or "\r" in header:
+        raise click.BadParameter(f"{header!r} is not a header. Write NAME:VALUE, on one line.", param_hint="--header")
     return name.strip(), value.strip()
 
 

@@ -112,4 +112,10 @@ class TestCommands:
         assert "reason: expired" in self.run(host, "simulate", "alice")
         assert "404" in self.run(host, "simulate", "nobody", fails=True)
         assert "404" in self.run(host, "simulate", "no.code", fails=True)
-        self.run(host, "simulate", "alice", "--header", "no colon", fails=True)
+
+    @pytest.mark.parametrize(
+        "option", [["--header", "no colon"], ["--header", "Sec-GPC: 1\nDNT: 1"], ["--user-agent", "Firefox\r\n"]]
+    )
+    def test_simulate_names_a_header_that_cannot_be_sent(self, host: Host, option: list[str]) -> None:
+        result = host.app.test_cli_runner().invoke(args=["referrals", "simulate", "alice", *option])
+        assert (result.exit_code, "is not a header. Write NAME:VALUE" in result.stderr) == (2, True)
