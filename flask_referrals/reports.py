@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from .actors import user_key
 from .db.conditions import actor_parameters, history_of, is_exactly, newest_first
 from .db.tables import ReferralColumns
-from .db.totals import counts, watermark
+from .db.totals import count_responses, watermark
 from .state import AppState
+from .times import EPOCH, as_utc
 from .types import CLICK, Actor
 
 #: For how many links the newest responses are read at once; SQLite takes 500 at most.
@@ -19,22 +20,10 @@ _LINKS = 100
 
 def click_count(state: AppState, referral_id: int) -> int:
     """Return how many clicks on a referral are counted."""
-    model = state.database.models.referral
-    return counts_of(state, sa.select(model).where(model.id == referral_id)).get(referral_id, (0, 0))[0]
-
-
-def counts_of(state: AppState, links: sa.Select[t.Any]) -> dict[int, tuple[int, int]]:
-    """Return the numbers of counted clicks and of counted actions, for each of some referrals that has any."""
     models = state.database.models
-    with state.reports.rows(watermark(models)) as result:
-        until = result.scalar_one_or_none()
-    found: dict[int, tuple[int, int]] = {}
-    with state.reports.rows(counts(models, links.with_only_columns(models.referral.id), until)) as rows:
-        for row in rows:
-            clicks, actions = found.get(row.referral_id, (0, 0))
-            is_click, number = row.action == CLICK, int(row.number)
-            found[row.referral_id] = (clicks + number * is_click, actions + number * (not is_click))
-    return found
+    until = [row.day for row in state.reports.rows(watermark(models))]
+    ((number,),) = state.reports.rows(count_responses(models, referral_id, CLICK, as_utc(until[0]) if until else EPOCH))
+    return int(number)
 
 
 def counted_responses(
@@ -64,8 +53,7 @@ def counted_responses(
 def _newest_ids(state: AppState, owner: t.Any, limit: int) -> Sequence[int]:
     """Return the ids of the newest counted responses to a user's links. A join would read and sort all responses."""
     referrals, responses = state.database.models.referrals, state.database.models.responses
-    with state.reports.rows(sa.select(referrals.id).where(is_exactly(referrals.user_id, owner))) as owned:
-        links = owned.scalars().all()
+    links = [row.id for row in state.reports.rows(sa.select(referrals.id).where(is_exactly(referrals.user_id, owner)))]
     newest: list[tuple[t.Any, int]] = []
     for start in range(0, len(links), _LINKS):
         of_each = [
@@ -78,8 +66,8 @@ def _newest_ids(state: AppState, owner: t.Any, limit: int) -> Sequence[int]:
             .select()
             for each in links[start : start + _LINKS]
         ]
-        with state.reports.rows(sa.union_all(*of_each)) as rows:
-            newest = sorted([*newest, *((row.created_at, row.id) for row in rows)], reverse=True)[:limit]
+        found = state.reports.rows(sa.union_all(*of_each))
+        newest = sorted([*newest, *((row.created_at, row.id) for row in found)], reverse=True)[:limit]
     return [key for _, key in newest]
 
 

@@ -223,8 +223,8 @@ def get_leaderboard(
     _check_limit(limit)
     parts = _find_parts(state, _parse_span(state, since, until))
     select = sum_up_owners(state.database.models, parts, action if currency is None else None, currency)
-    with state.reports.rows(select) as rows:
-        sums = {row.key: int(row.number) if currency is None else row.number or Decimal(0) for row in rows}
+    rows = state.reports.rows(select)
+    sums = {row.key: int(row.number) if currency is None else row.number or Decimal(0) for row in rows}
     best = sorted((each for each in sums.items() if each[1] > 0), key=lambda each: (-each[1], str(each[0])))[:limit]
     owners = load_users(state, [key for key, _ in best])
     return [(owners.get(key, key), number) for key, number in best]
@@ -266,8 +266,8 @@ def _answer(question: _Question, previous: Stats | None = None) -> Stats:
     steps = state.settings.funnel
 
     def count() -> dict[str, int]:
-        with state.reports.rows(count_people(models, span, steps, question.links)) as found:
-            return {row.action: int(row.number) for row in found}
+        found = state.reports.rows(count_people(models, span, steps, question.links))
+        return {row.action: int(row.number) for row in found}
 
     return Stats(span.since, span.until, by, totals, rows, previous, count, steps)
 
@@ -313,9 +313,9 @@ def _day(time: datetime, zone: tzinfo) -> date:
 def _read_watermark(state: AppState) -> tuple[datetime | None, str]:
     """Return the time before which everything is rolled up, and the time zone of its days."""
     models = state.database.models
-    with state.reports.rows(watermark(models).add_columns(models.total.c.action)) as result:
-        row = result.one_or_none()
-    return (as_utc(row.day), row.action or "UTC") if row is not None else (None, "UTC")
+    for row in state.reports.rows(watermark(models).add_columns(models.total.c.action)):
+        return as_utc(row.day), row.action or "UTC"
+    return None, "UTC"
 
 
 def _split(span: Span, until: datetime | None, zone: tzinfo) -> Parts:
@@ -349,8 +349,7 @@ def _is_largest(question: _Question, parts: Parts, key: Key) -> Condition:
     clicks = sa.func.sum(sa.case((sums.action == CLICK, sums.number), else_=0))
     largest = sa.select(sums.key).group_by(sums.key)
     largest = largest.order_by(clicks.desc(), sa.func.sum(sums.number).desc(), sums.key).limit(question.limit)
-    with question.state.reports.rows(largest) as rows:
-        keys = rows.scalars().all()
+    keys = [row.key for row in question.state.reports.rows(largest)]
     column = key(question.state.database.models.referrals)
     is_none = column.is_(None) if None in keys else sa.false()
     return sa.or_(_is_in(column, [each for each in keys if each is not None]), is_none)
@@ -383,8 +382,8 @@ def _sum_up_days(question: _Question) -> _Sums:
 def _find_oldest(question: _Question, span: Span) -> datetime | None:
     models, time = question.state.database.models, question.state.database.models.responses.created_at
     select = sa.select(sa.func.min(time)).where(*span.contains(time))
-    with question.state.reports.rows(question.links.join(models, select, models.responses.referral_id)) as result:
-        oldest = result.scalar_one()
+    select = question.links.join(models, select, models.responses.referral_id)
+    ((oldest,),) = question.state.reports.rows(select)
     return as_utc(oldest) if oldest is not None else None
 
 
@@ -392,20 +391,15 @@ def _sum_up_rows(question: _Question, by: str) -> _Sums:
     """Return the sums by what only the rows say."""
     models, span, links = question.state.database.models, question.span, question.links
     if by == "ignored":
-        return _fetch(question, sum_up_ignored(models, span, links))
+        return question.state.reports.rows(sum_up_ignored(models, span, links))
     pick: Key = lambda columns: columns.http_referrer if by == "referrer" else columns.params[by].as_string()  # noqa: E731
-    return _fetch(question, sum_up_touches(models, span, pick, links))
+    return question.state.reports.rows(sum_up_touches(models, span, pick, links))
 
 
 def _read(question: _Question, parts: Parts, key: Key) -> _Sums:
     if not parts.rows and parts.rolled_up is None:
         return []
-    return _fetch(question, sum_up(question.state.database.models, parts, key, question.links))
-
-
-def _fetch(question: _Question, select: sa.Select[t.Any]) -> _Sums:
-    with question.state.reports.rows(select) as rows:
-        return rows.all()
+    return question.state.reports.rows(sum_up(question.state.database.models, parts, key, question.links))
 
 
 def _group(sums: _Sums, fold: Callable[[t.Any], t.Any] = lambda key: key) -> dict[t.Any, Totals]:

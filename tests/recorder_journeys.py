@@ -25,8 +25,8 @@ from flask_referrals import Referral, ReferralResponse
 from flask_referrals.db.keys import digest
 from flask_referrals.db.totals import roll_up
 from flask_referrals.queue import Event, store
-from flask_referrals.reports import counts_of
 from flask_referrals.state import current_state
+from flask_referrals.stats import totals_of
 from flask_referrals.times import as_utc
 from tests.databases import NAMES, new_database
 from tests.host import Host, get_one, make_host
@@ -86,12 +86,12 @@ class Site:
             rows = self.host.db.session.execute(select).all()
         return [(visitors.setdefault(key, len(visitors)), *rest) for key, *rest in rows]
 
-    def counts(self) -> dict[str, tuple[int, int]]:
-        """Return the numbers of counted clicks and of counted actions, for each link that has any."""
+    def counts(self) -> dict[str, Any]:
+        """Return the totals of each link."""
         with self.host.app.app_context():
-            links = sa.select(Referral).where(Referral.label == self.name)
-            codes = {link.id: link.code for link in self.host.db.session.scalars(links)}
-            return {codes[key]: numbers for key, numbers in counts_of(current_state(), links).items()}
+            links = self.host.db.session.scalars(sa.select(Referral).where(Referral.label == self.name)).all()
+            totals = totals_of(current_state(), links)
+            return {link.code: totals[link.id] for link in links}
 
 
 class Journey:

@@ -59,9 +59,8 @@ def export(table: str, format_: str, output: str, since: datetime | None) -> Non
 def count_rows(state: AppState, table: str, since: datetime | None = None, *, user_id: t.Any = None) -> int:
     """Return the number of rows that an export with these parameters has."""
     rows = _select(state, table, since, user_id).order_by(None).subquery()
-    with state.reports.rows(sa.select(sa.func.count()).select_from(rows)) as found:
-        number: int = found.scalar_one()
-    return number
+    ((number,),) = state.reports.rows(sa.select(sa.func.count()).select_from(rows))
+    return int(number)
 
 
 def rows_of(state: AppState, table: str, since: datetime | None = None, *, user_id: t.Any = None) -> Iterator[Row]:
@@ -74,7 +73,7 @@ def rows_of(state: AppState, table: str, since: datetime | None = None, *, user_
     :param user_id: only the rows of the user with this key.
     """
     select = _select(state, table, since, user_id).execution_options(yield_per=_PAGE)
-    with state.reports.rows(select) as result, closing(result):
+    with state.reports.stream(select) as result, closing(result):
         for row in result.mappings():
             yield {name: _plain(value) for name, value in row.items()}
 

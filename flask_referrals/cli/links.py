@@ -13,11 +13,11 @@ from ..db.tables import ReferralColumns
 from ..db.transactions import Transaction, write_in_transaction
 from ..exceptions import ConfigurationError, ReferralsError
 from ..links import create_link
-from ..reports import counts_of
 from ..state import AppState, current_state
+from ..stats import Totals, totals_of
 from ..targets import load_target
 from ..times import now
-from ..types import Amount
+from ..types import CLICK, Amount
 from ..web.urls import REDIRECT_ENDPOINT, path_of, referral_url
 from .options import as_json, find_link, find_user, has_label, limit, time
 from .output import echo_json, echo_table, in_text, printable
@@ -124,11 +124,9 @@ def list_(user: str | None, label: str | None, active: bool | None, limit: int, 
     if active is not None:
         is_active = sa.or_(model.expired_at.is_(None), model.expired_at > now())
         select = select.where(is_active if active else ~is_active)
-    counts = counts_of(state, select)
-    rows = []
-    for referral in state.reports.objects(select):
-        clicks, actions = counts.get(referral.id, (0, 0))
-        rows.append({**_as_dict(referral), "clicks": clicks, "actions": actions})
+    referrals = state.reports.objects(select)
+    totals = totals_of(state, referrals)
+    rows = [{**_as_dict(referral), **_counts(totals[referral.id])} for referral in referrals]
     if as_json:
         for row in rows:
             echo_json(row)
@@ -157,9 +155,7 @@ def show(code: str, limit: int, as_json: bool) -> None:
     state = current_state()
     referral = find_link(state, code, "CODE")
     model, link = state.database.models.response, _as_dict(referral)
-    links = state.database.models.referral
-    counts = counts_of(state, sa.select(links).where(links.id == referral.id))
-    link["clicks"], link["actions"] = counts.get(referral.id, (0, 0))
+    link |= _counts(totals_of(state, [referral])[referral.id])
     try:
         link["url"] = referral_url(state.settings, referral.code)
     except ConfigurationError:  # the site's address is not known here
@@ -217,6 +213,10 @@ def _as_cells(response: t.Any) -> list[t.Any]:
 
 def _as_dict(referral: ReferralColumns) -> dict[str, t.Any]:
     return {name: getattr(referral, name) for name in _LINK_COLUMNS}
+
+
+def _counts(totals: Totals) -> dict[str, int]:
+    return {"clicks": totals[CLICK].count, "actions": sum(totals[each].count for each in totals.keys() - {CLICK})}
 
 
 def _load_user(state: AppState, key: str) -> t.Any:

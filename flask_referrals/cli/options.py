@@ -94,10 +94,9 @@ def has_label(state: AppState, label: str, option: str) -> sa.ColumnElement[bool
     """Return the condition that a link has a label, or exit if none has."""
     referrals = state.database.models.referrals
     condition = is_exactly(referrals.label, label)
-    if label == storable(label, len(label)):
-        with state.reports.rows(sa.select(referrals.id).where(condition).limit(1)) as found:
-            if found.first() is not None:
-                return condition
+    is_storable = label == storable(label, len(label))
+    if is_storable and state.reports.rows(sa.select(referrals.id).where(condition).limit(1)):
+        return condition
     raise click.ClickException(
         f"No link has the label {label!r}. Give a label that 'flask referrals list' shows as {option}."
     )

@@ -23,8 +23,13 @@ class Reports:
     #: The key of the replica's bind; ``None`` reads in the host's session.
     _bind: str | None
 
+    def rows(self, select: sa.Executable) -> Sequence[t.Any]:
+        """Return the rows of a select of columns."""
+        with self.stream(select) as rows:
+            return rows.all()
+
     @contextmanager
-    def rows(self, select: sa.Executable) -> Iterator[sa.Result[t.Any]]:
+    def stream(self, select: sa.Executable) -> Iterator[sa.Result[t.Any]]:
         """Yield the rows of a select of columns, while its connection is held."""
         database = self._database
         if self._bind is None:

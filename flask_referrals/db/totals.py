@@ -56,23 +56,18 @@ def is_of_site(total: t.Any) -> sa.ColumnElement[bool]:
     return sa.and_(total.referral_id.is_(None), total.value.is_not(None))
 
 
-def counts(models: Models, links: sa.Select[t.Any], until: datetime | None) -> sa.Select[t.Any]:
-    """Select referral, action and number of the counted responses, in up to two rows for each.
+def count_responses(models: Models, referral_id: int, action: str, since: datetime) -> sa.Select[t.Any]:
+    """Select the number of the counted responses to a referral with an action.
 
-    :param until: what :func:`watermark` selects. As a part of this statement PostgreSQL would not know that hardly any
+    :param since: what :func:`watermark` selects. As a part of this statement PostgreSQL would not know that hardly any
         response of a busy link is younger, and would read all of them.
     """
-    total, responses = models.total, models.responses
-    since = as_utc(until) if until is not None else EPOCH
-    chosen = links.subquery()
-    by_total = total.c.referral_id, total.c.action
-    rolled_up = sa.select(*by_total, sa.func.sum(total.c.count).label("number")).group_by(*by_total)
-    rolled_up = rolled_up.join(chosen, chosen.c.id == total.c.referral_id).where(total.c.day < since)
-    by_response = responses.referral_id, responses.action
-    counted_since = sa.select(*by_response, sa.func.count().label("number")).group_by(*by_response)
-    counted_since = counted_since.join(chosen, chosen.c.id == responses.referral_id)
-    counted_since = counted_since.where(responses.created_at >= since, responses.ignored.is_(None))
-    return sa.union_all(rolled_up, counted_since).subquery().select()
+    total, responses = models.total.c, models.responses
+    rolled_up = sa.select(sa.func.coalesce(sa.func.sum(total["count"]), 0))
+    rolled_up = rolled_up.where(total.referral_id == referral_id, total.action == action, total.day < since)
+    younger = sa.select(sa.func.count()).where(responses.referral_id == referral_id, responses.action == action)
+    younger = younger.where(responses.created_at >= since, responses.ignored.is_(None))
+    return sa.select(rolled_up.scalar_subquery() + younger.scalar_subquery())
 
 
 def is_day_over(database: Database, moment: datetime) -> bool:

@@ -239,8 +239,7 @@ class TestAgainstTheRows:
         main = min(set(sold), key=lambda each: (-sold.count(each), each or ""), default=None)
         for action in ("RESPONDED", "SIGNED_UP", None):
             ranked = rank_links(current_state(), action)
-            with current_state().reports.rows(sa.select(ranked)) as rows:
-                numbers = {row.referral_id: row.number for row in rows}
+            numbers = {row.referral_id: row.number for row in current_state().reports.rows(sa.select(ranked))}
             for link, totals in zip(stored, of_link, strict=True):
                 if action is not None:
                     expected = totals.get(action, (0, {}))[0]
