@@ -277,7 +277,7 @@ def tutorial(app: Flask, db: SQLAlchemy) -> None:
 
     @referrals.user_loader
     def logged_in_user() -> User | None:
-        user: User | None = g.user
+        user: User | None = g.get("user")
         return user
 
     @app.post("/signup")

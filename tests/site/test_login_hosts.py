@@ -361,6 +361,29 @@ class TestTokens(OnSQLite):
         assert browser.act() == ""
 
 
+class TestUserInG(OnSQLite):
+    """The login keeps the user of the request in ``flask.g``."""
+
+    @pytest.fixture
+    def give_users(self) -> GiveUsers:
+        return login_hosts.tutorial
+
+    def test_task_within_the_request_records_for_the_user_whom_it_is_given(self, site: Site) -> None:
+        """With Celery's ``task_always_eager``, a task runs at once, in an app context of its own."""
+
+        @site.app.post("/task")
+        def task() -> str:
+            with site.app.app_context():
+                User = current_referrals.Referral.user.property.mapper.class_
+                response = Referral.record_response("BOUGHT", user=site.db.session.scalars(sa.select(User)).one())
+                return "" if response is None else response.referral.code
+
+        browser, code = Browser(site), link(site)
+        browser.follow(code)
+        browser.sign_up("mia")
+        assert Browser(site).client.post("/task").text == code
+
+
 class TestServerSideSession(OnSQLite):
     """Flask-Session in a real Redis."""
 
