@@ -363,10 +363,13 @@ class ConnectionTransaction(OwnTransaction):
             probe = database.probes[kind] = factory()
         is_routed = type(probe).get_bind is not database.host.plain_get_bind
         bind = probe.get_bind(**database.route)
-        # A connection in the place of an engine has a transaction of the host's tests, which only sessions can join.
+        # A connection in the place of an engine has a transaction of the host's tests, which only sessions can join. So
+        # has the one that an engine returns each time in Flask-SQLAlchemy-Lite's test_isolation().
         if is_routed or any(_get_listeners(probe.dispatch)) or isinstance(bind, sa.Connection):
             return database.new_session()
         connection = bind.connect()
+        if connection.in_transaction():
+            return database.new_session()
         if self.is_single and database.dialect.name == "postgresql":
             return connection.execution_options(isolation_level="AUTOCOMMIT")
         return connection

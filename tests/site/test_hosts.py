@@ -90,6 +90,26 @@ def test_journey(host: AnyHost) -> None:
         assert link.response_count == 1
 
 
+@pytest.mark.skipif(flask_sqlalchemy_lite not in KINDS, reason="Flask-SQLAlchemy-Lite is not installed.")
+@pytest.mark.skipif(sa.__version__ >= "2.1", reason="Sessions of SQLAlchemy 2.1 commit the transaction of the test.")
+def test_click_joins_the_transaction_of_a_test(new_any_host: MakeAnyHost, caplog: pytest.LogCaptureFixture) -> None:
+    """Flask-SQLAlchemy-Lite gives all sessions one connection, and rolls its transaction back."""
+    host = new_any_host(flask_sqlalchemy_lite)
+    with host.app.extensions["sqlalchemy"].test_isolation():
+        with host.app.app_context():
+            host.engine.connect().execute(sa.insert(host.User).values(name="olga"))  # SQLite begins with a write
+            code = Referral.create("/welcome").code
+        client = host.app.test_client()
+        client.get(f"/referrals/{code}")
+        assert client.post("/signup", data={"name": "mia"}).text == code
+        with host.app.app_context():
+            assert responses(host) == [("RESPONDED", True), ("SIGNED_UP", True)]
+    with host.app.app_context():
+        assert host.get_session().scalars(sa.select(host.User)).all() == []
+        assert responses(host) == []
+    assert caplog.records == []
+
+
 def test_users_have_foreign_keys(host: AnyHost) -> None:
     with host.app.app_context():
         for table in current_state().database.models.tables[:2]:
