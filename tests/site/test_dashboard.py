@@ -255,8 +255,10 @@ class TestOperator:
     def test_page_shows_the_largest_rows_and_csv_all(self, host: Host) -> None:
         with host.app.app_context():
             add_links(host, host.user("olga"), 25)
-        client = log_in(host, "staff")
-        assert len(Page(client.get("/insight").text).tables[-1][1:]) == 20
+        client, note = log_in(host, "staff"), "These are the 20 with most clicks."
+        page = client.get("/insight").text
+        assert len(Page(page).tables[-1][1:]) == 20 and note in page
+        assert note not in client.get("/insight?by=owner").text
         assert len(read_csv(client.get("/insight.csv?by=referral").text)) == 25
 
     def test_users_are_called_as_the_host_says(self, host: Host, client: FlaskClient) -> None:

@@ -149,6 +149,7 @@ def show_all(allow: Allow) -> ResponseReturnValue:
         by=by,
         names=names,
         rows=rows,
+        most=_ROWS,
         owners=owners,
         name_user=partial(name_user, state),
         period=period,
