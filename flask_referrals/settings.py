@@ -188,7 +188,7 @@ class Settings:
         "What is stored of the ``Referer``: ``origin``, ``full`` or ``none``.",
     )
     action_display: Mapping[str, str] = _setting(
-        _WORDS, _words, "Words for actions, which the filter ``action_display`` shows; they extend these."
+        _WORDS, _words, "Words for actions in templates, pages and tables; they extend these."
     )
 
     @classmethod
