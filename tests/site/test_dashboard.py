@@ -222,6 +222,11 @@ class TestOperator:
         assert [row[1:4] for row in rows] == [in_text(totals)[:3] for totals in expected]
         assert first in [row[0] for row in rows]
 
+    @pytest.mark.parametrize(("since", "date"), [("2025-04-01", "1 Apr"), ("2024-04-01", "Apr 2024")])
+    def test_dates_of_more_than_a_year_have_the_year(self, client: FlaskClient, since: str, date: str) -> None:
+        page = client.get(f"/insight?since={since}&until=2026-03-31&per=week").text
+        assert re.findall('class="referral-date.*>(.*)</text>', page)[0] == date
+
     def test_funnel_is_of_people(self, host: Host, client: FlaskClient) -> None:
         items = re.findall(r"<li>\s*<span>(.*?)</span> <b>(.*?)</b>", client.get("/insight").text)
         names = ("Clicks", "Signed up", "Purchased")
