@@ -8,6 +8,7 @@ from functools import partial
 
 import sqlalchemy as sa
 from werkzeug.wrappers import Request, Response
+from werkzeug.wsgi import get_current_url
 
 from .actions import Action, record_touch
 from .actors import current_actor, current_user, user_key
@@ -217,7 +218,7 @@ def is_page(request: Request, response: Response | None = None) -> bool:
     if request.method != "GET" or (endpoint or "").startswith("referrals."):
         return False
     if response is not None and response.location is not None:
-        here, there = (_ORIGIN.sub("", url, count=1) for url in (request.url, response.location))
+        here, there = (_ORIGIN.sub("", url, count=1) for url in (get_current_url(request.environ), response.location))
         if here == there:
             return False
     if endpoint is None or endpoint.rpartition(".")[2] == "static":

@@ -16,6 +16,7 @@ from flask_referrals.contrib.wtforms import ReferralCode
 from tests.conftest import MakeHost
 from tests.databases import on_sqlite
 from tests.host import Host, statements
+from tests.site.helpers import needs_flask_31
 
 
 def make_link(host: Host, code: str = "alice", **arguments: Any) -> str:
@@ -117,6 +118,13 @@ class TestQuery:
         assert actions(host) == []
         assert client.get(site).status_code == 200
         assert reasons(host) == [None]
+
+    @on_sqlite
+    @needs_flask_31
+    def test_redirect_from_a_host_that_is_not_trusted(self, new_host: MakeHost) -> None:
+        host = new_host(REFERRALS_QUERY_PARAM="ref", TRUSTED_HOSTS=["shop.example"], with_login=False)
+        host.app.register_error_handler(400, lambda error: redirect("https://shop.example/"))
+        assert host.client().get("/?ref=alice", base_url="http://evil.example").status_code == 302
 
     @on_sqlite
     def test_redirect_to_another_page_counts(self, host: Host) -> None:
