@@ -1,5 +1,6 @@
 """Requests stay within their budgets of Python calls, and of our files and functions."""
 
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any
@@ -14,6 +15,8 @@ BUDGETS = {
     "sqlite": {"new": 1790, "returning": 2010, "action": 2040, "member": 2170, "page": 550},
     "postgresql": {"new": 1500, "returning": 2140, "action": 1650, "member": 2330, "page": 550},
 }
+#: What Flask and the drivers need more on Python 3.13, also for a page of a site without the extension.
+ALLOWANCE = 40 if sys.version_info >= (3, 13) else 0
 MAX_FILES = 10
 MAX_FUNCTIONS = 45
 
@@ -40,7 +43,7 @@ def count(sites: Sites) -> Count:
 @pytest.mark.parametrize("scenario", VISITS)
 def test_a_request_stays_within_its_budget_of_calls(count: Count, database: str, scenario: str) -> None:
     calls = count(scenario).calls
-    assert calls <= BUDGETS[database][scenario]
+    assert calls <= BUDGETS[database][scenario] + ALLOWANCE
 
 
 @pytest.mark.parametrize("scenario", ["new", "action"])
