@@ -107,7 +107,8 @@ def follow_link(state: AppState, request: Request, codes: Sequence[str]) -> t.An
     database = state.database
     was_idle = not is_in_transaction(database)
     find_visitor = partial(_find_visitor, state, request, was_idle=was_idle)
-    who = _identify(state, request, ignored_reason(request, state.settings, state.hooks), find_visitor)
+    reason = ignored_reason(request, state.settings, state.hooks, database.without_flush)
+    who = _identify(state, request, reason, find_visitor)
     deadline = get_deadline(state.settings.lock_timeout)
     transaction: OwnTransaction | None = None
     if not is_in_transaction(database):
@@ -200,8 +201,9 @@ def attach_code(
         who: _Who = visitor, visitor, None
     else:
         # A request that is not the current one may have no headers but a cookie.
-        is_here = is_current(request)
-        reason = ignored_reason(request, state.settings, state.hooks, is_click=False) if is_here else None
+        reason = None
+        if is_current(request):
+            reason = ignored_reason(request, state.settings, state.hooks, state.database.without_flush, is_click=False)
         who = _identify(state, request, reason, find_visitor)
     query, parameters = _choose(state, code, who)
     choice = Choice(t.cast(ClickQuery, query)._replace(action=ATTACH), parameters)
@@ -325,7 +327,8 @@ def _read_link(state: AppState, codes: Sequence[str], deadline: float = math.inf
 def preview_click(state: AppState, request: Request, codes: Sequence[str]) -> tuple[str, str | None] | None:
     """Return where a link leads and why a click on it would not be counted, or ``None`` without such a link."""
     find_visitor = partial(_find_visitor, state, request, was_idle=not is_in_transaction(state.database))
-    who = _identify(state, request, ignored_reason(request, state.settings, state.hooks), find_visitor)
+    reason = ignored_reason(request, state.settings, state.hooks, state.database.without_flush)
+    who = _identify(state, request, reason, find_visitor)
     link = _read_link(state, codes)
     if link is None:
         return None

@@ -2,6 +2,8 @@
 
 import re
 import typing as t
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import date
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -111,9 +113,17 @@ def is_navigation(request: Request) -> bool:
     return dest in (None, "document") and mode in (None, "navigate")
 
 
-def ignored_reason(request: Request, settings: Settings, hooks: Hooks, *, is_click: bool = True) -> str | None:
+def ignored_reason(
+    request: Request,
+    settings: Settings,
+    hooks: Hooks,
+    without_flush: Callable[[], AbstractContextManager[t.Any]],
+    *,
+    is_click: bool = True,
+) -> str | None:
     """Return the reason code of a request that is not a visitor's, or ``None``, also after an error, which is logged.
 
+    :param without_flush: returns a block in which no query of the host's ``classifier`` flushes what it has pending.
     :param is_click: it follows a link; else it brings a typed code, which a script of the site may send.
     """
     if not is_click and is_prefetch(request):
@@ -128,7 +138,10 @@ def ignored_reason(request: Request, settings: Settings, hooks: Hooks, *, is_cli
         address = client_address(request, hooks) if settings.internal_networks else None
         if address is not None and any(address in network for network in settings.internal_networks):
             return "internal"
-        reason = hooks.classifier(request) if hooks.classifier is not None else None
+        if hooks.classifier is None:
+            return None
+        with without_flush():
+            reason = hooks.classifier(request)
     except Exception:
         log_failure("Could not classify a click; it is counted.")
         return None

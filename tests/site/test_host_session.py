@@ -189,6 +189,21 @@ def test_loading_the_user_does_not_flush_what_the_host_has_not_completed(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("path", ["/referrals/tea", "/?ref=tea"])
+def test_classifier_that_reads_does_not_flush_what_the_host_has_not_completed(
+    host: Host, client: FlaskClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    @host.referrals.classifier
+    def classify(request: Any) -> str | None:
+        return None if host.db.session.scalars(sa.select(host.Product)).all() == [] else "known"
+
+    with host.app.app_context():
+        Referral.create("/", code="tea")
+    assert client.get(path, headers={"X-Write": "add_incomplete"}).status_code in (200, 302)
+    assert rows(host) == [Row("RESPONDED")]
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("hook", ["consent", "attribution"])
 def test_hook_that_reads_does_not_flush_what_the_host_has_not_completed(new_host: MakeHost, hook: str) -> None:
     def query(argument: Any) -> Any:
