@@ -127,7 +127,8 @@ def new_app(database_url: str) -> Iterator[NewApp]:
         with app.app_context():
             db.session.remove()
             db.drop_all()
-            db.engine.dispose()
+            for engine in db.engines.values():
+                engine.dispose()
 
 
 @pytest.fixture

@@ -61,7 +61,8 @@ _CATALOGS = {
         FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid LEFT JOIN pg_trigger t ON t.tgrelid = c.oid
         WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1, 4, 8""",
     "mysql": """
-        SELECT table_name, column_name, column_type, is_nullable FROM information_schema.columns
+        SELECT table_name, column_name, CONCAT_WS(' ', column_type, collation_name), is_nullable
+        FROM information_schema.columns
         WHERE table_schema = DATABASE() UNION ALL
         SELECT table_name, index_name, column_name, CAST(non_unique AS char) FROM information_schema.statistics
         WHERE table_schema = DATABASE() UNION ALL

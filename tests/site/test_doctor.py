@@ -209,7 +209,7 @@ def test_replica_is_queried(site: Any, sqlite_url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("database_url", ["postgresql", "mariadb"], indirect=True)
 def test_servers_have_no_pragma(host: Host) -> None:
     found = doctor(host)[1]
-    assert (found["tables"][0], found["transactions"][0]) == ("ok", "ok")
+    assert {level for level, _ in (found["tables"], found["transactions"])} == {"ok"}, found
     assert "foreign keys" not in found
     assert found["locks"][0] == "warning"
 
