@@ -35,7 +35,8 @@ def made() -> Iterator[list[Host]]:
     for host in hosts:
         with host.app.app_context():
             host.db.session.remove()
-            host.db.engine.dispose()
+            for engine in host.db.engines.values():
+                engine.dispose()
 
 
 @pytest.fixture
