@@ -68,10 +68,10 @@ def _is_base_url(value: t.Any) -> bool:
         return False
 
 
-def _names(value: t.Any) -> tuple[str, ...]:
+def _names(value: t.Any, kind: str = "names") -> tuple[str, ...]:
     if isinstance(value, (list, tuple, set, frozenset)) and all(map(_is_name, value)):
         return tuple(value)
-    raise ValueError("a list of names")
+    raise ValueError(f"a list of {kind}")
 
 
 def _is_name(value: t.Any) -> bool:
@@ -94,7 +94,7 @@ def _codes(value: t.Any) -> frozenset[str]:
 
 def _list_of(kind: str, parse: Parser) -> Parser:
     def parse_all(value: t.Any) -> tuple[t.Any, ...]:
-        names = _names(value)
+        names = _names(value, kind)
         try:
             return tuple(map(parse, names))
         except ValueError as error:

@@ -64,6 +64,8 @@ def stats(
 
     Example: flask referrals stats --since 2026-01-01 --by week
     """
+    if as_csv and as_json:
+        raise click.UsageError("Give either --csv or --json.")
     state = current_state()
     if label is not None:
         has_label(state, label, "--label")

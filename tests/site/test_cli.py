@@ -607,6 +607,11 @@ class TestStats:
         assert [" ".join(line.split()) for line in run("stats", *arguments).stdout.splitlines()] == expected
 
     @on_sqlite
+    def test_two_formats_are_refused(self, run: Run) -> None:
+        result = run("stats", "--csv", "--json")
+        assert (result.exit_code, "Give either --csv or --json." in result.stderr) == (2, True)
+
+    @on_sqlite
     def test_steps_have_the_sites_words(self, new_host: MakeHost) -> None:
         host = new_host(REFERRALS_ACTION_DISPLAY={"SIGNED_UP": "Joined us"})
         with host.app.app_context():

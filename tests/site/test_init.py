@@ -217,6 +217,15 @@ class TestRefusedSettings:
             Referrals(app)
         assert "referrals" not in app.extensions
 
+    @pytest.mark.parametrize(
+        ("name", "kind"),
+        [("ALLOWED_REDIRECT_HOSTS", "hosts"), ("TRUSTED_ORIGINS", "origins"), ("CAMPAIGN_PARAMS", "names")],
+    )
+    def test_setting_that_takes_a_list_says_of_what(self, app: Flask, name: str, kind: str) -> None:
+        app.config[f"REFERRALS_{name}"] = "https://app.example"
+        with pytest.raises(ConfigurationError, match=f"REFERRALS_{name} must be a list of {kind}"):
+            Referrals(app)
+
     @pytest.mark.parametrize("value", ["old", b"old"])
     def test_one_fallback_key_is_no_list_of_keys(self, app: Flask, value: str | bytes) -> None:
         app.config["SECRET_KEY_FALLBACKS"] = value
