@@ -126,7 +126,6 @@ class ReferralResponseAdmin(RecordView):
                 form.reason.errors = [f"The {error}."]
             except SQLAlchemyError:
                 log_failure("A response could not be voided.")
-                self.session.rollback()  # the page reads the response again
                 form.reason.errors = ["The database raised an error. Try again."]
             else:
                 flash(f"The response {response.id} is void.", "success")
