@@ -70,7 +70,7 @@ def user_key(state: AppState, user: t.Any) -> t.Any:
     """Return the key of a user as it is stored, or ``None`` for ``None`` and Flask-Login's anonymous user.
 
     It is the primary key, or text in an app without a user model, whose users may also be bare ids, as in a token.
-    A user who is not active has one, too, though Flask-Login does not take them as authenticated.
+    A user who is not active has a key too, although Flask-Login does not call them authenticated.
 
     :raises InvalidValueError: it is not a user of this app.
     """

@@ -43,7 +43,7 @@ FIRST_DAYS: dict[str, Callable[[date], date]] = {
     "week": lambda day: day - timedelta(days=day.weekday()),
     "month": lambda day: day.replace(day=1),
 }
-#: A period in which the first response is looked for: the statement names each day of it.
+#: Of a longer period, only the days since its first response are named in the statement.
 _LONG = timedelta(days=400)
 _NAMES = (*FIRST_DAYS, "referral", "owner", "label", "referrer", "ignored")
 #: How many keys every database takes as the parameters of a statement.

@@ -111,7 +111,7 @@ def printable(value: t.Any) -> str:
 def output_file(path: str, *, may_replace: bool = True) -> Iterator[t.TextIO]:
     """Open a file that only its owner can read, and that stays only if it is complete; ``-`` is the standard output.
 
-    What is there and no regular file is refused: a symbolic link is never followed, a device never replaced.
+    An existing path must be a regular file: a symbolic link is never followed, a device never replaced.
     """
     if path == "-":
         with click.open_file("-", "w", encoding="utf-8") as stdout:
@@ -120,7 +120,7 @@ def output_file(path: str, *, may_replace: bool = True) -> Iterator[t.TextIO]:
     unfinished = None
     try:
         if may_replace and os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-            raise click.FileError(path, "It is no regular file. Use '-' for the standard output.")
+            raise click.FileError(path, "It is not a regular file. Use '-' for the standard output.")
         if may_replace:
             number, unfinished = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".referrals-")
         else:

@@ -76,5 +76,5 @@ def call_when_ended(session: Session, callback: Callback) -> None:
 
 
 def is_closing() -> bool:
-    """Return whether callbacks run after no commit: the session may be being closed, and take no further work."""
+    """Return whether callbacks run without a commit: the session may be closing, and then takes no more work."""
     return _IS_CLOSING.get()
